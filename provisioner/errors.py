@@ -1,0 +1,62 @@
+"""Every error that a user can meet: id, exit code, message, remedy, and the field it is about.
+
+Exit codes: 0 ok, 1 internal, 2 checks failed or a plan with changes, 3 usage or spec invalid, 4 refused by a
+compatibility gate, 5 conflict with what exists, 6 not found, 7 credentials, permission or quota, 8 timeout,
+9 upstream failure, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+
+class ProvisionerError(Exception):
+    """An error with a way out.
+
+    message  one sentence: what is wrong, naming the thing.
+    remedy   one sentence: what to do now.
+    field    the spec field (dotted, as in the YAML) or flag it is about, empty if none.
+    """
+
+    id = "internal"
+    exit_code = 1
+
+    def __init__(self, message: str, *, remedy: str = "", field: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        self.field = field
+
+
+class SpecInvalid(ProvisionerError):
+    id, exit_code = "spec-invalid", 3
+
+
+class RefusedByGate(ProvisionerError):
+    id, exit_code = "refused-by-gate", 4
+
+
+class Conflict(ProvisionerError):
+    id, exit_code = "conflict", 5
+
+
+class NotFound(ProvisionerError):
+    id, exit_code = "not-found", 6
+
+
+class PermissionMissing(ProvisionerError):
+    id, exit_code = "permission-missing", 7
+
+
+class MachineUnfit(ProvisionerError):
+    """This machine lacks something the local provider needs: a tool, a kernel feature, space."""
+
+    id, exit_code = "machine-unfit", 7
+
+
+class Timeout(ProvisionerError):
+    id, exit_code = "timeout", 8
+
+
+class UpstreamFailure(ProvisionerError):
+    """Something that was asked to do its part failed: a download, a build, the API server, a component."""
+
+    id, exit_code = "upstream-failure", 9
