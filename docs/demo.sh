@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# The newcomer's first five minutes: a two-node cluster, a Deployment on both nodes, its pods answering each other by address and by
+# name. Run again, it finds everything there and ends in seconds. `provisioner delete-cluster demo` removes all of it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+name=demo
+python=.venv/bin/python
+as_root=()
+[ "$(id -u)" = 0 ] || as_root=(sudo --preserve-env=HOME,XDG_CACHE_HOME)
+provisioner=("${as_root[@]}" .venv/bin/provisioner)
+kubeconfig=$PWD/.demo/kubeconfig
+mkdir -p .demo
+
+say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+show() { printf '$ %s\n' "$*"; "$@"; }
+
+say "1. A cluster: two nodes, pod network by anetd"
+show "${provisioner[@]}" create-cluster "$name" --dataplane-v2 --num-nodes 2 --kubeconfig "$kubeconfig"
+[ "$(id -u)" = 0 ] || "${as_root[@]}" chown "$(id -u):$(id -g)" "$kubeconfig"
+
+bin=$("$python" -m provisioner.binaries --json | "$python" -c 'import json, sys; print(json.load(sys.stdin)["directory"])')
+images=$("$python" -m provisioner.images --json)
+toolbox=$("$python" -c 'import json, sys; print(json.loads(sys.argv[1])["toolbox"]["name"])' "$images")
+archive=$("$python" -c 'import json, sys; print(json.loads(sys.argv[1])["toolbox"]["archive"])' "$images")
+kubectl() { "$bin/kubectl" --kubeconfig "$kubeconfig" "$@"; }
+
+say "2. A Deployment with four pods, spread over both nodes, behind a Service"
+if ! kubectl get deployment greeter >/dev/null 2>&1; then
+  show "${provisioner[@]}" load-image "$name" "$archive"
+fi
+kubectl apply -f - <<MANIFEST
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: greeter}
+spec:
+  replicas: 4
+  selector: {matchLabels: {app: greeter}}
+  template:
+    metadata: {labels: {app: greeter}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      topologySpreadConstraints:
+        - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: greeter}}}
+      containers:
+        - name: greeter
+          image: $toolbox
+          command: [/agnhost, netexec, --http-port=8080]
+          readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: greeter}
+spec:
+  selector: {app: greeter}
+  ports: [{port: 80, targetPort: 8080}]
+MANIFEST
+kubectl rollout status deployment/greeter --timeout=120s
+show kubectl get pods -o wide -l app=greeter
+
+say "3. Every pod asks every pod, by address"
+mapfile -t rows < <(kubectl get pods -l app=greeter -o jsonpath='{range .items[*]}{.metadata.name} {.status.podIP} {.spec.nodeName}{"\n"}{end}')
+for from in "${rows[@]}"; do
+  read -r pod _ node <<<"$from"
+  for to in "${rows[@]}"; do
+    read -r peer address peer_node <<<"$to"
+    answer=$(kubectl exec "$pod" -- curl -sS --max-time 5 "http://$address:8080/hostname")
+    [ "$answer" = "$peer" ] || { echo "expected $peer at $address, got: $answer" >&2; exit 1; }
+    printf '%s (%s) -> %s (%s): %s\n' "$pod" "$node" "$address" "$peer_node" "$answer"
+  done
+done
+
+say "4. And the Service, by its name"
+read -r first _ <<<"${rows[0]}"
+for _ in 1 2 3 4 5 6; do
+  printf 'http://greeter/hostname -> %s\n' "$(kubectl exec "$first" -- curl -sS --max-time 5 http://greeter/hostname)"
+done
+
+say "5. What the node agent knows"
+show kubectl -n kube-system exec daemonset/anetd -- anetd status
+
+say "The cluster is yours"
+cat <<END
+  export KUBECONFIG=$kubeconfig PATH=$bin:\$PATH
+  kubectl get pods -A -o wide
+Run 'make demo' again at any time: it continues from what is there. '${provisioner[*]} delete-cluster $name' removes all of it.
+END
