@@ -1,0 +1,398 @@
+"""The rows of the kernel's tables as Python values: the counterpart of bpf/abi.h.
+
+Invariants: each `Codec` packs to exactly the size of its C structure (a test compares them through BTF); ports are host-order
+integers here and network order in the kernel; IPv4 addresses are ::ffff:a.b.c.d in the kernel and `IPv4Address` here. Pure.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import Generic, TypeVar
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+
+T = TypeVar("T")
+
+_MAPPED = b"\0" * 10 + b"\xff\xff"
+MASQUERADE_PORTS = range(61000, 65536)
+GATEWAY_IPV4 = IPv4Address("169.254.1.1")
+"""What a pod has as its default gateway, and the source that it sees when it reaches itself through a service."""
+
+
+@dataclass(frozen=True, slots=True)
+class Codec(Generic[T]):
+    """How a value of T stands in a table. `name` is the C type ("" for bare integers)."""
+
+    name: str
+    size: int
+    pack: Callable[[T], bytes]
+    unpack: Callable[[bytes], T]
+
+
+def pack_address(address: IPAddress) -> bytes:
+    return address.packed if isinstance(address, IPv6Address) else _MAPPED + address.packed
+
+
+def unpack_address(data: bytes) -> IPAddress:
+    return IPv4Address(data[12:16]) if data[:12] == _MAPPED else IPv6Address(data)
+
+
+def _pack_optional(address: IPAddress | None) -> bytes:
+    return bytes(16) if address is None else pack_address(address)
+
+
+def _unpack_optional(data: bytes) -> IPAddress | None:
+    return unpack_address(data) if any(data) else None
+
+
+def _port(port: int) -> bytes:
+    return port.to_bytes(2, "big")
+
+
+def _unport(data: bytes) -> int:
+    return int.from_bytes(data, "big")
+
+
+class ConfigFlag(IntFlag):
+    VXLAN = 1
+    MASQUERADE = 2
+    COARSE_CLOCK = 4
+    IPV4 = 8
+    IPV6 = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigRecord:
+    """The programs' read-only configuration, `struct datapath_config`."""
+
+    node_ipv4: IPv4Address | None
+    node_ipv6: IPv6Address | None
+    device_ifindex: int
+    overlay_ifindex: int
+    mtu: int
+    flags: ConfigFlag
+    masquerade_ports: range = MASQUERADE_PORTS
+
+    def pack(self) -> bytes:
+        return (
+            _pack_optional(self.node_ipv4)
+            + _pack_optional(self.node_ipv6)
+            + struct.pack("=IIIIHHI", self.device_ifindex, self.overlay_ifindex, self.mtu, self.flags, *self._port_bounds(), 0)
+        )
+
+    def _port_bounds(self) -> tuple[int, int]:
+        return self.masquerade_ports[0], self.masquerade_ports[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A local pod. `ifindex` is the host end's; MACs are "aa:bb:cc:dd:ee:ff"."""
+
+    ifindex: int
+    id: int
+    pod_mac: str
+    host_mac: str
+    flags: int = 0
+
+
+class RouteKind(IntEnum):
+    LOCAL_PODS = 1
+    REMOTE_PODS = 2
+    NODE = 3
+    THIS_NODE = 4
+    SERVICES = 5
+    NOT_MASQUERADED = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a destination is. `next_hop`: for REMOTE_PODS and NODE the other node's address, of the destination's own family in
+    native mode, of any family (the tunnel's) in vxlan mode; None for the other kinds."""
+
+    kind: RouteKind
+    next_hop: IPAddress | None = None
+    flags: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendKey:
+    """`protocol` is the IP protocol number: 6 TCP, 17 UDP."""
+
+    address: IPAddress
+    port: int
+    protocol: int
+
+
+@dataclass(frozen=True, slots=True)
+class Frontend:
+    """`count` slots, numbered from 0, must exist in backend_slots before this row says so. 0 means no endpoints."""
+
+    service_id: int
+    count: int
+    flags: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SlotKey:
+    service_id: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    address: IPAddress
+    port: int
+    protocol: int
+    flags: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FlowKey:
+    """Two ends of a flow; see `struct flow_key` for what ICMP has as ports."""
+
+    a: IPAddress
+    a_port: int
+    b: IPAddress
+    b_port: int
+    protocol: int
+
+
+class ConntrackState(IntEnum):
+    NEW = 0
+    ESTABLISHED = 1
+    HALF_CLOSED = 2
+    CLOSED = 3
+
+
+class ConntrackFlag(IntFlag):
+    INITIATOR_B = 1
+    SERVICE_ROW = 2
+    TRANSLATED = 4
+    VIA_TUNNEL = 8
+    FIN_A = 16
+    FIN_B = 32
+    HAIRPIN = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ConntrackRow:
+    """`last_seen` is in seconds of CLOCK_MONOTONIC."""
+
+    last_seen: int
+    state: ConntrackState
+    flags: ConntrackFlag
+    masquerade_port: int
+    translated_address: IPAddress | None
+    translated_port: int
+    service_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class MasqueradeRow:
+    pod_address: IPAddress
+    pod_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class FragmentKey:
+    source: IPAddress
+    destination: IPAddress
+    id: int
+    protocol: int
+
+
+@dataclass(frozen=True, slots=True)
+class FragmentRow:
+    source_port: int
+    destination_port: int
+
+
+class DropReason(IntEnum):
+    MALFORMED = 1
+    SPOOFED_SOURCE = 2
+    NO_SUCH_POD = 3
+    NO_SUCH_SERVICE = 4
+    NO_BACKEND = 5
+    SERVICE_COLLISION = 6
+    FRAGMENT_WITHOUT_FIRST = 7
+    MASQUERADE_EXHAUSTED = 8
+    UNSUPPORTED_PROTOCOL = 9
+    CONNTRACK_FULL = 10
+    REWRITE_FAILED = 11
+    NO_TUNNEL = 12
+    UNSUPPORTED_LAYER2 = 13
+
+
+class DropDirection(IntEnum):
+    FROM_POD = 1
+    TO_POD = 2
+    FROM_NETDEV = 3
+    TO_NETDEV = 4
+    FROM_OVERLAY = 5
+    TO_OVERLAY = 6
+
+
+@dataclass(frozen=True, slots=True)
+class DropKey:
+    """Plain numbers: a newer program may count what this Python does not know. `str()` gives names where they are known."""
+
+    reason: int
+    direction: int
+
+    def __str__(self) -> str:
+        return f"{_name(DropReason, self.reason)} {_name(DropDirection, self.direction)}"
+
+
+@dataclass(frozen=True, slots=True)
+class DropCount:
+    packets: int
+    bytes: int
+
+
+def _name(enum: type[IntEnum], value: int) -> str:
+    try:
+        return enum(value).name
+    except ValueError:
+        return str(value)
+
+
+def _mac(text: str) -> bytes:
+    data = bytes.fromhex(text.replace(":", ""))
+    if len(data) != 6:
+        raise ValueError(f"{text!r} is not a MAC address of six bytes")
+    return data
+
+
+def _pack_endpoint(e: Endpoint) -> bytes:
+    return struct.pack("=II6s6sI", e.ifindex, e.id, _mac(e.pod_mac), _mac(e.host_mac), e.flags)
+
+
+def _unpack_endpoint(data: bytes) -> Endpoint:
+    ifindex, id_, pod_mac, host_mac, flags = struct.unpack("=II6s6sI", data)
+    return Endpoint(ifindex, id_, pod_mac.hex(":"), host_mac.hex(":"), flags)
+
+
+def _pack_network(network: IPNetwork) -> bytes:
+    length = network.prefixlen + (96 if isinstance(network, IPv4Network) else 0)
+    return struct.pack("=I", length) + pack_address(network.network_address)
+
+
+def _unpack_network(data: bytes) -> IPNetwork:
+    (length,) = struct.unpack("=I", data[:4])
+    address = unpack_address(data[4:])
+    if isinstance(address, IPv4Address) and length >= 96:
+        return ip_network((address, length - 96))
+    return ip_network((IPv6Address(data[4:]), length))
+
+
+def _pack_route(r: Route) -> bytes:
+    return struct.pack("=II", r.kind, r.flags) + _pack_optional(r.next_hop)
+
+
+def _unpack_route(data: bytes) -> Route:
+    kind, flags = struct.unpack("=II", data[:8])
+    return Route(RouteKind(kind), _unpack_optional(data[8:]), flags)
+
+
+def _pack_frontend_key(k: FrontendKey) -> bytes:
+    return pack_address(k.address) + _port(k.port) + bytes((k.protocol, 0, 0, 0, 0, 0))
+
+
+def _unpack_frontend_key(data: bytes) -> FrontendKey:
+    return FrontendKey(unpack_address(data[:16]), _unport(data[16:18]), data[18])
+
+
+def _pack_backend(b: Backend) -> bytes:
+    return pack_address(b.address) + _port(b.port) + bytes((b.protocol, b.flags, 0, 0, 0, 0))
+
+
+def _unpack_backend(data: bytes) -> Backend:
+    return Backend(unpack_address(data[:16]), _unport(data[16:18]), data[18], data[19])
+
+
+def _pack_flow(k: FlowKey) -> bytes:
+    return pack_address(k.a) + pack_address(k.b) + _port(k.a_port) + _port(k.b_port) + bytes((k.protocol, 0, 0, 0))
+
+
+def _unpack_flow(data: bytes) -> FlowKey:
+    return FlowKey(unpack_address(data[:16]), _unport(data[32:34]), unpack_address(data[16:32]), _unport(data[34:36]), data[36])
+
+
+def _pack_conntrack(r: ConntrackRow) -> bytes:
+    head = struct.pack("=IBB", r.last_seen, r.state, r.flags) + _port(r.masquerade_port) + _port(r.translated_port)
+    return head + struct.pack("=HI", 0, r.service_id) + _pack_optional(r.translated_address)
+
+
+def _unpack_conntrack(data: bytes) -> ConntrackRow:
+    last_seen, state, flags = struct.unpack("=IBB", data[:6])
+    (service_id,) = struct.unpack("=I", data[12:16])
+    return ConntrackRow(
+        last_seen,
+        ConntrackState(state),
+        ConntrackFlag(flags),
+        _unport(data[6:8]),
+        _unpack_optional(data[16:32]),
+        _unport(data[8:10]),
+        service_id,
+    )
+
+
+def _pack_masquerade(r: MasqueradeRow) -> bytes:
+    return pack_address(r.pod_address) + _port(r.pod_port) + bytes(6)
+
+
+def _unpack_masquerade(data: bytes) -> MasqueradeRow:
+    return MasqueradeRow(unpack_address(data[:16]), _unport(data[16:18]))
+
+
+def _pack_fragment_key(k: FragmentKey) -> bytes:
+    return pack_address(k.source) + pack_address(k.destination) + k.id.to_bytes(4, "big") + bytes((k.protocol, 0, 0, 0))
+
+
+def _unpack_fragment_key(data: bytes) -> FragmentKey:
+    return FragmentKey(unpack_address(data[:16]), unpack_address(data[16:32]), int.from_bytes(data[32:36], "big"), data[36])
+
+
+def _pack_u32(value: int) -> bytes:
+    return struct.pack("=I", value)
+
+
+def _unpack_u32(data: bytes) -> int:
+    return int(struct.unpack("=I", data)[0])
+
+
+ADDRESS: Codec[IPAddress] = Codec("address", 16, pack_address, unpack_address)
+ENDPOINT: Codec[Endpoint] = Codec("endpoint", 24, _pack_endpoint, _unpack_endpoint)
+ROUTE_KEY: Codec[IPNetwork] = Codec("route_key", 20, _pack_network, _unpack_network)
+ROUTE: Codec[Route] = Codec("route", 24, _pack_route, _unpack_route)
+FRONTEND_KEY: Codec[FrontendKey] = Codec("frontend_key", 24, _pack_frontend_key, _unpack_frontend_key)
+FRONTEND: Codec[Frontend] = Codec(
+    "frontend",
+    8,
+    lambda f: struct.pack("=IHH", f.service_id, f.count, f.flags),
+    lambda data: Frontend(*struct.unpack("=IHH", data)),
+)
+SLOT_KEY: Codec[SlotKey] = Codec(
+    "slot_key", 8, lambda k: struct.pack("=II", k.service_id, k.slot), lambda data: SlotKey(*struct.unpack("=II", data))
+)
+BACKEND_ID: Codec[int] = Codec("", 4, _pack_u32, _unpack_u32)
+BACKEND: Codec[Backend] = Codec("backend", 24, _pack_backend, _unpack_backend)
+FLOW_KEY: Codec[FlowKey] = Codec("flow_key", 40, _pack_flow, _unpack_flow)
+CONNTRACK_ROW: Codec[ConntrackRow] = Codec("conntrack_row", 32, _pack_conntrack, _unpack_conntrack)
+MASQUERADE_ROW: Codec[MasqueradeRow] = Codec("masquerade_row", 24, _pack_masquerade, _unpack_masquerade)
+FRAGMENT_KEY: Codec[FragmentKey] = Codec("fragment_key", 40, _pack_fragment_key, _unpack_fragment_key)
+FRAGMENT_ROW: Codec[FragmentRow] = Codec(
+    "fragment_row",
+    4,
+    lambda r: _port(r.source_port) + _port(r.destination_port),
+    lambda data: FragmentRow(_unport(data[:2]), _unport(data[2:])),
+)
+DROP_KEY: Codec[DropKey] = Codec("drop_key", 4, lambda k: bytes((k.reason, k.direction, 0, 0)), lambda data: DropKey(data[0], data[1]))
+DROP_COUNT: Codec[DropCount] = Codec(
+    "drop_count", 16, lambda c: struct.pack("=QQ", c.packets, c.bytes), lambda data: DropCount(*struct.unpack("=QQ", data))
+)

@@ -1,0 +1,165 @@
+"""Tables of typed rows over the file descriptors of BPF maps.
+
+Every method is one system call or, for many rows, one a chunk. Nothing is cached: the kernel's table is the truth.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from agent.datapath import syscalls
+from agent.datapath.abi import Codec
+
+K = TypeVar("K")
+V = TypeVar("V")
+R = TypeVar("R")
+
+_CHUNK = 1024
+_ENOTSUPP = 524  # the kernel's own, which leaks to user space from tables without batches
+
+
+def _chunks(rows: Iterable[R]) -> Iterator[list[R]]:
+    iterator = iter(rows)
+    while chunk := list(islice(iterator, _CHUNK)):
+        yield chunk
+
+
+class Table(Generic[K, V]):
+    """A hash or longest-prefix table. Owns its file descriptor."""
+
+    def __init__(self, name: str, fd: int, key: Codec[K], value: Codec[V]) -> None:
+        self.name = name
+        self.fd = fd
+        self.max_entries = syscalls.map_info(fd).max_entries
+        self._key = key
+        self._value = value
+
+    def get(self, key: K) -> V | None:
+        """The row, or None."""
+        data = syscalls.map_lookup(self.fd, self._key.pack(key), self._value.size)
+        return None if data is None else self._value.unpack(data)
+
+    def put(self, key: K, value: V) -> None:
+        """Add or replace. Raises `OSError` E2BIG when the table is full."""
+        syscalls.map_update(self.fd, self._key.pack(key), self._value.pack(value))
+
+    def delete(self, key: K) -> bool:
+        """Whether there was such a row."""
+        return syscalls.map_delete(self.fd, self._key.pack(key))
+
+    def items(self) -> Iterator[tuple[K, V]]:
+        """Every row. Rows that come and go meanwhile may or may not be seen."""
+        for key, value in self._raw_items():
+            yield self._key.unpack(key), self._value.unpack(value)
+
+    def put_many(self, rows: Mapping[K, V] | Iterable[tuple[K, V]]) -> None:
+        """As `put` for each, in the order given."""
+        pairs = rows.items() if isinstance(rows, Mapping) else rows
+        for chunk in _chunks(pairs):
+            keys = [self._key.pack(k) for k, _ in chunk]
+            values = [self._value.pack(v) for _, v in chunk]
+            self._put_chunk(keys, values)
+
+    def delete_many(self, keys: Iterable[K]) -> int:
+        """As `delete` for each; how many there were."""
+        return sum(self._delete_chunk([self._key.pack(k) for k in chunk]) for chunk in _chunks(keys))
+
+    def clear(self) -> int:
+        """Delete every row; how many there were."""
+        return sum(self._delete_chunk(chunk) for chunk in _chunks([k for k, _ in self._raw_items()]))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._raw_items())
+
+    def close(self) -> None:
+        """Close the file descriptor; the table lives on while it is pinned or in use."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def _raw_items(self) -> Iterator[tuple[bytes, bytes]]:
+        started = False
+        try:
+            for row in syscalls.map_lookup_batch(self.fd, self._key.size, self._value.size):
+                started = True
+                yield row
+            return
+        except OSError as error:
+            if started or error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, _ENOTSUPP):
+                raise
+        for key in syscalls.map_keys(self.fd, self._key.size):
+            value = syscalls.map_lookup(self.fd, key, self._value.size)
+            if value is not None:
+                yield key, value
+
+    def _put_chunk(self, keys: list[bytes], values: list[bytes]) -> None:
+        if len(keys) > 1:
+            try:
+                syscalls.map_update_batch(self.fd, b"".join(keys), b"".join(values), len(keys))
+                return
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, _ENOTSUPP):
+                    raise
+        for key, value in zip(keys, values, strict=True):
+            syscalls.map_update(self.fd, key, value)
+
+    def _delete_chunk(self, keys: list[bytes]) -> int:
+        deleted, rest = 0, keys
+        while rest:
+            try:
+                done = syscalls.map_delete_batch(self.fd, b"".join(rest), len(rest))
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, _ENOTSUPP):
+                    raise
+                return deleted + sum(syscalls.map_delete(self.fd, key) for key in rest)
+            deleted += done
+            rest = rest[done + 1 :]  # the one after the last that was deleted is missing
+        return deleted
+
+
+class PerCpuTable(Generic[K, V]):
+    """A per-CPU hash table, read as the sum that `combine` makes of each row's copies, one a possible CPU."""
+
+    def __init__(self, name: str, fd: int, key: Codec[K], value: Codec[V], combine: Callable[[Iterable[V]], V]) -> None:
+        self.name = name
+        self.fd = fd
+        self._key = key
+        self._value = value
+        self._combine = combine
+        self._stride = (value.size + 7) // 8 * 8
+        self._cpus = possible_cpus()
+
+    def get(self, key: K) -> V | None:
+        """The sum over all CPUs, or None."""
+        return self._read(self._key.pack(key))
+
+    def items(self) -> Iterator[tuple[K, V]]:
+        """Every row, summed."""
+        for key in syscalls.map_keys(self.fd, self._key.size):
+            value = self._read(key)
+            if value is not None:
+                yield self._key.unpack(key), value
+
+    def close(self) -> None:
+        """Close the file descriptor; the table lives on while it is pinned or in use."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def _read(self, key: bytes) -> V | None:
+        data = syscalls.map_lookup(self.fd, key, self._stride * self._cpus)
+        if data is None:
+            return None
+        size = self._value.size
+        return self._combine(self._value.unpack(data[i : i + size]) for i in range(0, len(data), self._stride))
+
+
+def possible_cpus() -> int:
+    """How many CPUs the kernel made room for: the number of copies of a per-CPU row."""
+    ranges = Path("/sys/devices/system/cpu/possible").read_text().strip().split(",")
+    return 1 + max(int(r.rpartition("-")[2]) for r in ranges)

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Every structure and number that the programs share with agent/datapath/abi.py.
+ *
+ * Invariants: no implicit padding (a test compares each layout with Python's through BTF); addresses are 128 bits,
+ * IPv4 as ::ffff:a.b.c.d; ports are in network order; every other number in host order. A change that an older program
+ * or row cannot live with needs a new layout version in the pin path.
+ */
+#ifndef ANETD_ABI_H
+#define ANETD_ABI_H
+
+#include <linux/types.h>
+
+struct address {
+	union {
+		__u8 bytes[16];
+		__u32 words[4];
+		__u64 halves[2];
+	};
+};
+
+/* Loaded into .rodata before the programs are verified: a branch on a constant of it costs nothing. */
+enum config_flag {
+	CONFIG_VXLAN = 1 << 0, /* remote pods are reached through the overlay device */
+	CONFIG_MASQUERADE = 1 << 1, /* pods appear to the outside with the node's address */
+	CONFIG_COARSE_CLOCK = 1 << 2, /* the kernel has bpf_ktime_get_coarse_ns (5.11) */
+	CONFIG_IPV4 = 1 << 3, /* the node has an IPv4 address */
+	CONFIG_IPV6 = 1 << 4,
+};
+
+struct datapath_config {
+	struct address node_ipv4;
+	struct address node_ipv6;
+	__u32 device_ifindex;
+	__u32 overlay_ifindex; /* 0 in native mode */
+	__u32 mtu; /* the largest IP packet that may go to a remote pod without fragmentation */
+	__u32 flags; /* enum config_flag */
+	__u16 masquerade_first; /* host order, both ends included */
+	__u16 masquerade_last;
+	__u32 padding;
+};
+
+/* endpoints: struct address (a local pod's) -> struct endpoint */
+struct endpoint {
+	__u32 ifindex; /* host end of the veth pair */
+	__u32 id;
+	__u8 pod_mac[6];
+	__u8 host_mac[6];
+	__u32 flags; /* none yet */
+};
+
+/* routes: longest prefix wins */
+enum route_kind {
+	ROUTE_LOCAL_PODS = 1, /* this node's pod CIDR: endpoints decides */
+	ROUTE_REMOTE_PODS = 2, /* next_hop: the other node (native), the tunnel's far end (vxlan) */
+	ROUTE_NODE = 3, /* another node's own address; next_hop as above */
+	ROUTE_THIS_NODE = 4, /* up the host's stack */
+	ROUTE_SERVICES = 5, /* nothing in it may leave untranslated */
+	ROUTE_NOT_MASQUERADED = 6, /* outside, but reached with the pod's own address */
+};
+
+struct route_key {
+	__u32 prefix_length; /* of 128: an IPv4 /24 is 120 */
+	__u32 address[4]; /* not struct address: its alignment would put a hole here */
+};
+
+struct route {
+	__u32 kind; /* enum route_kind */
+	__u32 flags; /* none yet */
+	struct address next_hop; /* all zero where the kind has none */
+};
+
+/* frontends */
+struct frontend_key {
+	struct address address;
+	__be16 port;
+	__u8 protocol;
+	__u8 padding[5];
+};
+
+struct frontend {
+	__u32 service_id;
+	__u16 count; /* slots 0..count-1 of backend_slots exist */
+	__u16 flags; /* none yet */
+};
+
+/* backend_slots: struct slot_key -> __u32 backend id */
+struct slot_key {
+	__u32 service_id;
+	__u32 slot;
+};
+
+/* backends: __u32 id -> struct backend */
+struct backend {
+	struct address address;
+	__be16 port;
+	__u8 protocol;
+	__u8 flags; /* none yet */
+	__u32 padding;
+};
+
+/*
+ * Two ends of a flow. As the key of conntrack the lower end (address, then port) is `a`; as the key of masquerade
+ * `a` is the far end and `b` the node. An ICMP echo has its identifier as the port of the end that asks, 0 as the other's;
+ * protocols without ports have 0 and 0.
+ */
+struct flow_key {
+	struct address a;
+	struct address b;
+	__be16 a_port;
+	__be16 b_port;
+	__u8 protocol;
+	__u8 padding[3];
+};
+
+enum conntrack_state {
+	CT_STATE_NEW = 0, /* only the initiator was heard */
+	CT_STATE_ESTABLISHED = 1, /* both were */
+	CT_STATE_HALF_CLOSED = 2, /* one FIN */
+	CT_STATE_CLOSED = 3, /* two FINs, or a RST */
+};
+
+enum conntrack_flag {
+	CT_INITIATOR_B = 1 << 0, /* b of the key began; else a */
+	CT_SERVICE_ROW = 1 << 1, /* client to frontend: translated_* is the backend chosen; the flow has a row of its own */
+	CT_TRANSLATED = 1 << 2, /* translated_* is the frontend's address, to be put into replies */
+	CT_VIA_TUNNEL = 1 << 3, /* came in through the tunnel: replies to a node go back that way */
+	CT_FIN_A = 1 << 4, /* a FIN of a was seen */
+	CT_FIN_B = 1 << 5,
+	CT_HAIRPIN = 1 << 6, /* a pod to itself through a service: its source was replaced by the gateway's address */
+};
+
+struct conntrack_row {
+	__u32 last_seen; /* CLOCK_MONOTONIC in seconds; written about once a second at most */
+	__u8 state; /* enum conntrack_state */
+	__u8 flags; /* enum conntrack_flag */
+	__be16 masquerade_port; /* 0: the flow is not masqueraded */
+	__be16 translated_port;
+	__u16 padding;
+	__u32 service_id; /* of CT_SERVICE_ROW and CT_TRANSLATED */
+	struct address translated_address;
+};
+
+/* masquerade: struct flow_key -> the pod behind it */
+struct masquerade_row {
+	struct address pod_address;
+	__be16 pod_port;
+	__u16 padding[3];
+};
+
+/* fragments: what later fragments do not carry. Ports as in struct flow_key, source first. */
+struct fragment_key {
+	struct address source;
+	struct address destination;
+	__u32 id; /* as found in the packet */
+	__u8 protocol;
+	__u8 padding[3];
+};
+
+struct fragment_row {
+	__be16 source_port;
+	__be16 destination_port;
+};
+
+/* drops: per CPU. Numbers are for ever: they are shown to users and counted by monitoring. */
+enum drop_reason {
+	DROP_MALFORMED = 1, /* a header that is cut short or contradicts itself */
+	DROP_SPOOFED_SOURCE = 2, /* a pod used an address that is not its own */
+	DROP_NO_SUCH_POD = 3, /* in this node's pod CIDR, but no endpoint has it */
+	DROP_NO_SUCH_SERVICE = 4, /* in the service CIDR, but no frontend has address, port and protocol */
+	DROP_NO_BACKEND = 5, /* a frontend without endpoints */
+	DROP_SERVICE_COLLISION = 6, /* two frontends, one backend, one client port: replies could not be told apart */
+	DROP_FRAGMENT_WITHOUT_FIRST = 7, /* a later fragment whose first one was not seen */
+	DROP_MASQUERADE_EXHAUSTED = 8, /* no free port towards that destination */
+	DROP_UNSUPPORTED_PROTOCOL = 9, /* cannot be masqueraded or translated */
+	DROP_CONNTRACK_FULL = 10, /* the kernel refused a new row */
+	DROP_REWRITE_FAILED = 11, /* a helper that changes the packet failed */
+	DROP_NO_TUNNEL = 12, /* set_tunnel_key failed */
+	DROP_UNSUPPORTED_LAYER2 = 13, /* from a pod, neither IP nor ARP */
+};
+
+enum drop_direction {
+	DROP_FROM_POD = 1,
+	DROP_TO_POD = 2,
+	DROP_FROM_NETDEV = 3,
+	DROP_TO_NETDEV = 4,
+	DROP_FROM_OVERLAY = 5,
+	DROP_TO_OVERLAY = 6,
+};
+
+struct drop_key {
+	__u8 reason; /* enum drop_reason */
+	__u8 direction; /* enum drop_direction */
+	__u16 padding;
+};
+
+struct drop_count {
+	__u64 packets;
+	__u64 bytes;
+};
+
+#endif
