@@ -1,30 +1,7 @@
-"""The images of a cluster, built here and never pulled; stub of the final signatures."""
+"""The images of a cluster: OCI archives made from Debian packages and our own files, cached by content. Nothing is pulled."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from provisioner.images.build import Image, Images, ensure_images
 
-from provisioner.binaries import Binaries
-from provisioner.plan.steps import Deadline, Progress
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """`name` is what a pod's `image:` says; `archive` an uncompressed OCI archive for `ctr -n k8s.io images import`."""
-
-    name: str
-    archive: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Images:
-    pause: Image
-    coredns: Image
-    anetd: Image
-    toolbox: Image
-
-
-def ensure_images(binaries: Binaries, deadline: Deadline, progress: Progress) -> Images:
-    """Build whatever of the four images is not in the cache yet."""
-    raise NotImplementedError
+__all__ = ["Image", "Images", "ensure_images"]
