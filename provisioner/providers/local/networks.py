@@ -1,0 +1,256 @@
+"""The cluster's network on the host: bridge, veths, addresses, routes, forwarding and masquerading.
+
+Links of a member are made from the host, in the member's network namespace by a thread that has entered it, so nothing of
+the member has to run yet. Every `ensure_` and `remove_` may be called again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from ipaddress import ip_interface, ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from provisioner import errors
+from provisioner.providers.local.layout import LINK_STEM, Address, Addresses, Layout, Network
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
+
+_CLONE_NEWNET = 0x40000000
+_NO_DUPLICATE_DETECTION = 0x02  # IFA_F_NODAD: the address is usable at once; nobody else hands out addresses here
+IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+_MEMBER_LINK = "eth0"
+_FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def _netlink() -> Iterator[IPRoute]:
+    from pyroute2 import IPRoute
+
+    with IPRoute() as ipr:
+        yield ipr
+
+
+@contextlib.contextmanager
+def _tolerate(*numbers: int) -> Iterator[None]:
+    from pyroute2 import NetlinkError
+
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code not in numbers:
+            raise
+
+
+def in_network_of(pid: int, function: Callable[[], T]) -> T:
+    """Call `function` in the network namespace of `pid`. A thread of its own enters it and ends, so no other code is moved."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    results: list[T] = []
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if libc.setns(descriptor, _CLONE_NEWNET):
+                    number = ctypes.get_errno()
+                    raise OSError(number, os.strerror(number))
+            finally:
+                os.close(descriptor)
+            results.append(function())
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work, name=f"netns-of-{pid}")
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
+def _index(ipr: IPRoute, name: str) -> int | None:
+    found = ipr.link_lookup(ifname=name)
+    return int(found[0]) if found else None
+
+
+def _family(address: Address | Network) -> int:
+    return 2 if address.version == 4 else 10
+
+
+def _add_addresses(ipr: IPRoute, index: int, addresses: Sequence[Address], networks: Sequence[Network]) -> None:
+    for address, network in zip(addresses, networks, strict=True):
+        extra: dict[str, Any] = {"flags": _NO_DUPLICATE_DETECTION} if address.version == 6 else {}
+        with _tolerate(errno.EEXIST):
+            ipr.addr("add", index=index, family=_family(address), address=str(address), prefixlen=network.prefixlen, **extra)
+
+
+def ensure_bridge(layout: Layout, addresses: Addresses) -> None:
+    """The bridge with the cluster's gateway addresses, up."""
+    with _netlink() as ipr:
+        index = _index(ipr, layout.bridge)
+        if index is None:
+            # Its MAC is set, or it would change with the ports, and with it the gateway of every node.
+            mac = "02:" + ":".join(layout.link_stem[i : i + 2] for i in range(3, 11, 2)) + ":01"
+            ipr.link("add", ifname=layout.bridge, kind="bridge", address=mac, br_forward_delay=0, br_mcast_snooping=0)
+            index = _index(ipr, layout.bridge)
+            assert index is not None
+        _add_addresses(ipr, index, addresses.bridge, addresses.networks)
+        ipr.link("set", index=index, state="up")
+
+
+def bridge_is_up(layout: Layout) -> bool:
+    with _netlink() as ipr:
+        return any(link["flags"] & 1 for link in ipr.get_links() if link.get_attr("IFLA_IFNAME") == layout.bridge)
+
+
+def attach(layout: Layout, member: str, pid: int, member_addresses: Sequence[Address], addresses: Addresses) -> None:
+    """Give the member `eth0` on the bridge, with its addresses, default routes and forwarding."""
+    host_end = layout.host_link(member)
+    with _netlink() as ipr:
+        bridge = _index(ipr, layout.bridge)
+        if bridge is None:
+            raise errors.UpstreamFailure(f"the bridge {layout.bridge} has gone", remedy="Run the command again.")
+        # The kernel takes the links of a dead namespace away in its own time; a name that it still holds cannot be used again.
+        _delete_link(ipr, host_end)
+        ipr.link("add", ifname=host_end, kind="veth", peer={"ifname": _MEMBER_LINK, "net_ns_pid": pid})
+        index = _index(ipr, host_end)
+        assert index is not None
+        ipr.link("set", index=index, master=bridge, state="up")
+
+    def configure() -> None:
+        for name in _FORWARDING:
+            with contextlib.suppress(FileNotFoundError):
+                Path("/proc/sys", name).write_text("1")
+        with _netlink() as ipr:
+            ipr.link("set", index=1, state="up")
+            index = _index(ipr, _MEMBER_LINK)
+            assert index is not None
+            _add_addresses(ipr, index, member_addresses, addresses.networks)
+            ipr.link("set", index=index, state="up")
+            for gateway in addresses.bridge:
+                default = "0.0.0.0/0" if gateway.version == 4 else "::/0"
+                ipr.route("replace", family=_family(gateway), dst=default, gateway=str(gateway), oif=index)
+
+    in_network_of(pid, configure)
+
+
+def replace_routes(pid: int, routes: Iterable[tuple[str, str]]) -> None:
+    """In the network of `pid`: (CIDR, next hop) each."""
+
+    def work() -> None:
+        with _netlink() as ipr:
+            for cidr, gateway in routes:
+                network = ip_network(cidr)
+                ipr.route("replace", family=_family(network), dst=str(network), gateway=gateway)
+
+    in_network_of(pid, work)
+
+
+def routes_via(pid: int) -> set[tuple[str, str]]:
+    """(CIDR, next hop) of every route with a next hop in the network of `pid`, default routes left out."""
+
+    def work() -> set[tuple[str, str]]:
+        found = set()
+        with _netlink() as ipr:
+            for route in ipr.get_routes():
+                destination, gateway = route.get_attr("RTA_DST"), route.get_attr("RTA_GATEWAY")
+                if destination and gateway:
+                    found.add((f"{destination}/{route['dst_len']}", gateway))
+        return found
+
+    return in_network_of(pid, work)
+
+
+def _delete_link(ipr: IPRoute, name: str) -> None:
+    index = _index(ipr, name)
+    if index is not None:
+        with _tolerate(errno.ENODEV):
+            ipr.link("del", index=index)
+
+
+def links_of(layout: Layout) -> list[str]:
+    """The host's links with the cluster's stem."""
+    with _netlink() as ipr:
+        names = [str(link.get_attr("IFLA_IFNAME")) for link in ipr.get_links()]
+    return sorted(name for name in names if name == layout.link_stem or name.startswith(f"{layout.link_stem}-"))
+
+
+def remove_links(layout: Layout) -> None:
+    names = links_of(layout)
+    with _netlink() as ipr:
+        for name in names:
+            _delete_link(ipr, name)
+
+
+def other_bridges(layout: Layout) -> list[str]:
+    """The bridges of other clusters."""
+    with _netlink() as ipr:
+        names = [str(link.get_attr("IFLA_IFNAME")) for link in ipr.get_links()]
+    return [name for name in names if LINK_STEM.fullmatch(name) and name != layout.bridge]
+
+
+def networks_in_use() -> list[Network]:
+    """What the host's routes and addresses cover, default routes left out."""
+    found: list[Network] = []
+    with _netlink() as ipr:
+        for route in ipr.get_routes():
+            destination = route.get_attr("RTA_DST")
+            if destination:
+                found.append(ip_network(f"{destination}/{route['dst_len']}", strict=False))
+        for address in ipr.get_addr():
+            found.append(ip_interface(f"{address.get_attr('IFA_ADDRESS')}/{address['prefixlen']}").network)
+    return found
+
+
+def set_forwarding(value: str) -> str:
+    """Set the host's IPv4 forwarding; the value before. IPv6 forwarding is left alone: it would make the host ignore router advertisements."""
+    before = IP_FORWARD.read_text().strip()
+    if before != value:
+        IP_FORWARD.write_text(value)
+    return before
+
+
+def nft() -> str | None:
+    return shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin")
+
+
+def masquerade_rules(layout: Layout, addresses: Addresses) -> str:
+    """An nftables script that replaces the cluster's table: the nodes reach the outside by the host's address."""
+    table = f"inet {layout.nft_table}"
+    rule = f'ip saddr {addresses.v4} ip daddr != {addresses.v4} oifname != "{layout.bridge}" masquerade'
+    return (
+        f"table {table}\ndelete table {table}\n"
+        f"table {table} {{\n\tchain postrouting {{\n\t\ttype nat hook postrouting priority srcnat;\n\t\t{rule}\n\t}}\n}}\n"
+    )
+
+
+def ensure_masquerade(layout: Layout, addresses: Addresses) -> bool:
+    """False where there is no nft: the nodes then reach this machine and each other, but not beyond."""
+    tool = nft()
+    if tool is None:
+        return False
+    _run_nft(tool, masquerade_rules(layout, addresses))
+    return True
+
+
+def remove_masquerade(layout: Layout) -> None:
+    tool = nft()
+    if tool is not None:
+        _run_nft(tool, f"table inet {layout.nft_table}\ndelete table inet {layout.nft_table}\n")
+
+
+def _run_nft(tool: str, script: str) -> None:
+    result = subprocess.run([tool, "-f", "-"], input=script, text=True, capture_output=True, check=False)
+    if result.returncode:
+        raise errors.UpstreamFailure(f"nft refused the cluster's table: {result.stderr.strip()}", remedy="Look at: nft list ruleset")
