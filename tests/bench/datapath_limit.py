@@ -1,0 +1,267 @@
+"""Pod to pod through the datapath, against the limit of the method, in one run.
+
+    python -m tests.bench.datapath_limit [--rounds N] [--seconds S] [--json FILE]
+
+Two nodes and three pods are namespaces on a bridge, wired as anetd wires them. On the same links, in turn, round after round:
+
+    nodes   node to node over the bridge: what the machine can do at all
+    stack   pod to pod through the kernel's own forwarding, as with the ptp plugin and static routes
+    limit   pod to pod by two programs of a few lines (limit.bpf.c): redirect_neigh out of the pod, redirect_peer into it
+    ours    pod to pod by anetd's programs: conntrack, service lookup, source check and all
+
+and each for two pods on two nodes and two pods on one. Medians over the rounds; `ours / limit` is the figure that counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address, ip_network
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+OBJECTS = HERE.parent.parent / "agent" / "objects"
+SHAPES = ("stream", "rr", "crr")
+VARIANTS = ("nodes", "stack", "limit", "ours")
+# 198.18.0.0/15 is set aside for measurements like this one (RFC 2544).
+LAN = "bn-lan"
+
+
+@dataclass(frozen=True)
+class Pod:
+    name: str
+    node: int
+    address: str
+    host_end: str
+
+
+@dataclass(frozen=True)
+class Node:
+    name: str
+    address: str
+    pods: str
+
+
+NODES = (Node("bn-n0", "198.18.0.10", "198.18.16.0/24"), Node("bn-n1", "198.18.0.11", "198.18.17.0/24"))
+PODS = (
+    Pod("bn-p0", 0, "198.18.16.10", "bnh0"),
+    Pod("bn-p1", 0, "198.18.16.11", "bnh1"),
+    Pod("bn-p2", 1, "198.18.17.10", "bnh2"),
+)
+
+
+def sh(line: str) -> str:
+    return subprocess.run(line, shell=True, check=True, capture_output=True, text=True).stdout
+
+
+def inside(namespace: str, line: str) -> str:
+    return sh(f"ip netns exec {namespace} {line}")
+
+
+def clear() -> None:
+    existing = sh("ip netns list").split()
+    for name in (LAN, *(n.name for n in NODES), *(p.name for p in PODS)):
+        if name in existing:
+            sh(f"ip netns del {name}")
+
+
+def mac(namespace: str, link: str) -> str:
+    return str(json.loads(inside(namespace, f"ip -j link show {link}"))[0]["address"])
+
+
+def build() -> None:
+    """The topology, without any program: pods reach each other through the kernel's own forwarding."""
+    for name in (LAN, *(n.name for n in NODES), *(p.name for p in PODS)):
+        sh(f"ip netns add {name}")
+        inside(name, "ip link set lo up")
+    inside(LAN, "ip link add br0 type bridge")
+    inside(LAN, "ip link set br0 up")
+    for index, node in enumerate(NODES):
+        sh(f"ip -n {LAN} link add port{index} type veth peer name eth0 netns {node.name}")
+        inside(LAN, f"ip link set port{index} master br0 up")
+        inside(node.name, "ip link set eth0 up")
+        inside(node.name, f"ip addr add {node.address}/24 dev eth0")
+        inside(node.name, "sysctl -qw net.ipv4.ip_forward=1")
+    for node, other in (NODES, NODES[::-1]):
+        inside(node.name, f"ip route add {other.pods} via {other.address}")
+    for pod in PODS:
+        node = NODES[pod.node]
+        sh(f"ip -n {node.name} link add {pod.host_end} type veth peer name eth0 netns {pod.name}")
+        inside(node.name, f"ip link set {pod.host_end} up")
+        inside(pod.name, "ip link set eth0 up")
+        inside(pod.name, f"ip addr add {pod.address}/32 dev eth0")
+        inside(pod.name, "ip route add 169.254.1.1 dev eth0")
+        inside(pod.name, "ip route add default via 169.254.1.1")
+        inside(pod.name, f"ip neigh add 169.254.1.1 lladdr {mac(node.name, pod.host_end)} dev eth0 nud permanent")
+        inside(node.name, f"ip route add {pod.address}/32 dev {pod.host_end}")
+        inside(node.name, f"ip neigh add {pod.address} lladdr {mac(pod.name, 'eth0')} dev {pod.host_end} nud permanent")
+
+
+def ifindex(namespace: str, link: str) -> int:
+    return int(json.loads(inside(namespace, f"ip -j link show {link}"))[0]["ifindex"])
+
+
+@contextmanager
+def attached(variant: str, bpffs: Path) -> Iterator[None]:
+    """Programs of the variant on every node, for as long as the context lasts."""
+    if variant in ("nodes", "stack"):
+        yield
+        return
+    with ExitStack() as stack:
+        for index, node in enumerate(NODES):
+            argv = ["ip", "netns", "exec", node.name, sys.executable, "-m", "tests.bench.datapath_limit", "--hold", f"{variant}:{index}:{bpffs}"]
+            holder = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            stack.callback(holder.wait)
+            assert holder.stdin is not None and holder.stdout is not None
+            stack.callback(holder.stdin.close)
+            if holder.stdout.readline().strip() != "attached":
+                raise RuntimeError(f"{variant} could not be attached to {node.name}")
+        yield
+
+
+def hold(variant: str, index: int, bpffs: Path) -> None:
+    """Run inside a node: attach, say so, and detach when standard input ends."""
+    node = NODES[index]
+    device = int(Path("/sys/class/net/eth0/ifindex").read_text())
+    pods = {pod: int(Path(f"/sys/class/net/{pod.host_end}/ifindex").read_text()) for pod in PODS if pod.node == index}
+    release = hold_limit(node, device, pods) if variant == "limit" else hold_ours(node, device, pods, bpffs / node.name)
+    print("attached", flush=True)
+    sys.stdin.read()
+    release()
+
+
+def hold_ours(node: Node, device: int, pods: dict[Pod, int], bpffs: Path) -> Any:
+    from agent.datapath.abi import Endpoint, Route, RouteKind
+    from agent.datapath.programs import Datapath, DatapathConfig
+
+    bpffs.mkdir(exist_ok=True)
+    config = DatapathConfig(node_ipv4=IPv4Address(node.address), node_ipv6=None, device="eth0", device_ifindex=device)
+    datapath = Datapath.open(config, bpffs, OBJECTS)
+    other = next(n for n in NODES if n is not node)
+    datapath.routes.put(ip_network(node.pods), Route(RouteKind.LOCAL_PODS))
+    datapath.routes.put(ip_network(f"{node.address}/32"), Route(RouteKind.THIS_NODE))
+    datapath.routes.put(ip_network(other.pods), Route(RouteKind.REMOTE_PODS, IPv4Address(other.address)))
+    datapath.routes.put(ip_network(f"{other.address}/32"), Route(RouteKind.NODE, IPv4Address(other.address)))
+    for number, (pod, index) in enumerate(pods.items(), start=1):
+        macs = (mac(pod.name, "eth0"), Path(f"/sys/class/net/{pod.host_end}/address").read_text().strip())
+        datapath.endpoints.put(IPv4Address(pod.address), Endpoint(index, number, *macs))
+        datapath.attach_pod(pod.host_end, index)
+    datapath.attach_device()
+
+    def release() -> None:
+        datapath.close()
+        for path in sorted(bpffs.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+
+    return release
+
+
+def hold_limit(node: Node, device: int, pods: dict[Pod, int]) -> Any:
+    from agent.datapath import libbpf, syscalls
+
+    rodata = bytearray(24)
+    rodata[0:4] = device.to_bytes(4, sys.byteorder)
+    rodata[4:8] = ip_network(node.pods).network_address.packed
+    for pod, index in pods.items():
+        slot = IPv4Address(pod.address).packed[3] - 10
+        rodata[8 + 4 * slot : 12 + 4 * slot] = index.to_bytes(4, sys.byteorder)
+    loaded = libbpf.load(OBJECTS / "limit.bpf.o", rodata=bytes(rodata))
+    ingress = syscalls.Attach.TCX_INGRESS
+    links = [syscalls.tcx_link_create(loaded.programs["limit_from_pod"], index, ingress) for index in pods.values()]
+    links.append(syscalls.tcx_link_create(loaded.programs["limit_from_netdev"], device, ingress))
+
+    def release() -> None:
+        for link in links:
+            os.close(link)
+
+    return release
+
+
+def measure(tool: Path, client: str, server: str, shape: str, seconds: float) -> float:
+    found = json.loads(inside(client, f"{tool} {shape} {server} {seconds}"))
+    return float(found["gbit_per_s" if shape == "stream" else "p50_us"])
+
+
+@contextmanager
+def serving(tool: Path, namespace: str, address: str) -> Iterator[None]:
+    server = subprocess.Popen(["ip", "netns", "exec", namespace, str(tool), "serve", address], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None and server.stdout.readline().strip() == "ready"
+        yield
+    finally:
+        server.kill()
+        server.wait()
+
+
+def rounds(tool: Path, count: int, seconds: float, bpffs: Path) -> dict[str, dict[str, list[float]]]:
+    """Path -> shape -> one figure a round. The variants alternate, so that a slow minute of the machine hits all of them."""
+    figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for number in range(count):
+        order = VARIANTS if number % 2 == 0 else VARIANTS[::-1]
+        for variant in order:
+            with attached(variant, bpffs):
+                paths = {f"{variant}, two nodes": (PODS[0].name, PODS[2].address), f"{variant}, one node": (PODS[0].name, PODS[1].address)}
+                if variant == "nodes":
+                    paths = {"nodes": (NODES[0].name, NODES[1].address)}
+                for path, (client, server) in paths.items():
+                    for shape in SHAPES:
+                        figures[path][shape].append(measure(tool, client, server, shape, seconds))
+        print(f"round {number + 1} of {count}", file=sys.stderr)
+    return figures
+
+
+def summary(figures: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
+    """Medians, and ours against the limit: for a stream the ratio of rates, for latencies the ratio of their inverses."""
+    medians = {path: {shape: statistics.median(values) for shape, values in shapes.items()} for path, shapes in figures.items()}
+    ratios = {}
+    for where in ("two nodes", "one node"):
+        ours, limit = medians[f"ours, {where}"], medians[f"limit, {where}"]
+        ratios[where] = {s: round(ours[s] / limit[s] if s == "stream" else limit[s] / ours[s], 3) for s in SHAPES}
+    return {"medians": medians, "ours_to_limit": ratios, "all": figures}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--seconds", type=float, default=1.5)
+    options.add_argument("--json", type=Path)
+    options.add_argument("--hold", help=argparse.SUPPRESS)
+    chosen = options.parse_args()
+    if chosen.hold:
+        variant, index, bpffs = chosen.hold.split(":")
+        hold(variant, int(index), Path(bpffs))
+        return
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        tool, bpffs = Path(scratch) / "netbench", Path(scratch) / "bpf"
+        sh(f"gcc -O2 -o {tool} {HERE / 'netbench.c'} -lpthread")
+        arch = sh("gcc -print-multiarch").strip()
+        sh(f"clang -O2 -g -target bpf -I/usr/include/{arch} -c {HERE / 'limit.bpf.c'} -o {OBJECTS / 'limit.bpf.o'}")
+        bpffs.mkdir()
+        sh(f"mount -t bpf bpf {bpffs}")
+        stack.callback(sh, f"umount {bpffs}")
+        clear()
+        stack.callback(clear)
+        build()
+        for namespace, address in [(NODES[1].name, NODES[1].address), *((p.name, p.address) for p in PODS[1:])]:
+            stack.enter_context(serving(tool, namespace, address))
+        found = summary(rounds(tool, chosen.rounds, chosen.seconds, bpffs))
+    if chosen.json:
+        chosen.json.write_text(json.dumps(found, indent=2) + "\n")
+    for path, shapes in found["medians"].items():
+        print(f"{path:20} " + "  ".join(f"{shape} {value:8.2f}" for shape, value in shapes.items()))
+    for where, ratios in found["ours_to_limit"].items():
+        print(f"ours / limit, {where}: " + "  ".join(f"{shape} {value:.1%}" for shape, value in ratios.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""A cluster under test: kubectl, the kubernetes client, and the few shapes that every test here uses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TOOLBOX_PORTS = {"http": 8080, "udp": 8081}
+
+
+class CommandFailed(AssertionError):
+    """A command that a test needed did not end with 0; the text holds all that it said."""
+
+
+def run(*argv: str, timeout: float = 60, check: bool = True, stdin: str | None = None, env: dict[str, str] | None = None) -> str:
+    """Standard output of a command; CommandFailed with both streams when it fails."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout, input=stdin, env=env, check=False)
+    if check and done.returncode != 0:
+        raise CommandFailed(f"{' '.join(argv)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def eventually(probe: Callable[[], Any], *, within: float = 30, every: float = 0.25, what: str = "") -> Any:
+    """The first truthy answer of `probe`; its last answer or error is in the failure."""
+    end = time.monotonic() + within
+    last: Any = None
+    while True:
+        try:
+            last = probe()
+            if last:
+                return last
+        except (AssertionError, subprocess.TimeoutExpired, KeyError) as error:
+            last = error
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {within} s: {what or probe}; last: {last}")
+        time.sleep(every)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running local cluster: its name, kubeconfig, and what was asked for."""
+
+    name: str
+    kubeconfig: Path
+    spec: dict[str, Any]
+    toolbox: str
+    provisioner: str
+    kubectl_path: str
+    families: tuple[int, ...] = field(default=(4,))
+
+    @property
+    def dual_stack(self) -> bool:
+        return 6 in self.families
+
+    def kubectl(self, *argv: str, timeout: float = 60, check: bool = True, stdin: str | None = None) -> str:
+        return run(self.kubectl_path, "--kubeconfig", str(self.kubeconfig), *argv, timeout=timeout, check=check, stdin=stdin)
+
+    def kubectl_process(self, *argv: str) -> subprocess.Popen[str]:
+        command = [self.kubectl_path, "--kubeconfig", str(self.kubeconfig), *argv]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1)
+
+    def get(self, *argv: str) -> Any:
+        return json.loads(self.kubectl("get", *argv, "-o", "json"))
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+
+    def describe(self) -> Any:
+        return json.loads(run(self.provisioner, "describe-cluster", self.name, "--output", "json"))
+
+    def nodes(self) -> list[str]:
+        return sorted(item["metadata"]["name"] for item in self.get("nodes")["items"])
+
+    def node_address(self, node: str, family: int = 4) -> str:
+        addresses = [a["address"] for a in self.get("node", node)["status"]["addresses"] if a["type"] == "InternalIP"]
+        return next(a for a in addresses if (":" in a) == (family == 6))
+
+    def pod(self, namespace: str, name: str) -> Any:
+        return self.get("pod", "-n", namespace, name)
+
+    def pod_addresses(self, namespace: str, name: str) -> dict[int, str]:
+        """Family -> address of a running pod."""
+        addresses = [entry["ip"] for entry in self.pod(namespace, name)["status"].get("podIPs", [])]
+        return {6 if ":" in address else 4: address for address in addresses}
+
+    def exec(self, namespace: str, pod: str, *command: str, timeout: float = 30, check: bool = True) -> str:
+        return self.kubectl("exec", "-n", namespace, pod, "--", *command, timeout=timeout, check=check)
+
+    def wait_ready(self, namespace: str, *pods: str, within: float = 60) -> None:
+        targets = [f"pod/{pod}" for pod in pods]
+        self.kubectl("wait", "-n", namespace, "--for=condition=Ready", f"--timeout={int(within)}s", *targets, timeout=within + 10)
+
+    def member_pid(self, member: str) -> int:
+        """PID 1 of a node or of the control plane, as the machine sees it."""
+        for entry in self.describe()["details"]["members"]:
+            if entry["name"] == member:
+                return int(entry["pid"])
+        raise KeyError(member)
+
+    def in_member(self, member: str, *command: str, timeout: float = 30, check: bool = True) -> str:
+        """Run a command inside all the namespaces of a node."""
+        return run("nsenter", "-t", str(self.member_pid(member)), "-a", "--", *command, timeout=timeout, check=check)
+
+    @contextmanager
+    def namespace(self, name: str) -> Iterator[str]:
+        """A namespace of the test's own, removed without waiting."""
+        self.kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=true", timeout=120)
+        self.kubectl("create", "namespace", name)
+        eventually(lambda: self.kubectl("get", "serviceaccount", "default", "-n", name, check=False), what="default service account")
+        try:
+            yield name
+        finally:
+            self.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def toolbox_pod(cluster: Cluster, name: str, node: str, *, labels: dict[str, str] | None = None, host_network: bool = False) -> dict[str, Any]:
+    """A pod that serves HTTP and UDP (agnhost netexec) and holds the usual network tools, bound to a node.
+
+    A host-network pod serves on ports of its own, so that several may share a node.
+    """
+    http, udp = (18080, 18081) if host_network else (TOOLBOX_PORTS["http"], TOOLBOX_PORTS["udp"])
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app": name, **(labels or {})}},
+        "spec": {
+            "nodeName": node,
+            "hostNetwork": host_network,
+            "terminationGracePeriodSeconds": 0,
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [
+                {
+                    "name": "toolbox",
+                    "image": cluster.toolbox,
+                    "command": ["/agnhost", "netexec", f"--http-port={http}", f"--udp-port={udp}"],
+                    "readinessProbe": {"httpGet": {"path": "/healthz", "port": http}, "periodSeconds": 1},
+                }
+            ],
+        },
+    }
+
+
+def url(address: str, port: int, path: str) -> str:
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{port}{path}"
+
+
+def udp_ask(cluster: Cluster, namespace: str, pod: str, address: str, port: int, question: str = "hostname") -> str:
+    """One datagram and its answer, by netcat inside the pod."""
+    script = f"printf %s {question} | nc -u -w 2 {address} {port}"
+    return cluster.exec(namespace, pod, "sh", "-c", script).strip()

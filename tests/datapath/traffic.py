@@ -1,0 +1,110 @@
+"""Traffic for tests, run inside namespaces: servers that say whom they saw, and clients that say what came of it.
+
+    python traffic.py serve ADDRESS PORT            TCP and UDP; every answer is "<name of server> <client address> <client port>"
+    python traffic.py tcp|udp ADDRESS PORT [BYTES]  one exchange; prints the answer, or the error's name and ends with 1
+    python traffic.py count ADDRESS PORT SECONDS tcp|udp   numbered messages at 100 a second, echoed; prints sent, received
+
+No import beyond the standard library: it is started dozens of times.
+"""
+
+import errno
+import socket
+import sys
+import threading
+import time
+
+
+def family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def read_exactly(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = connection.recv(min(65536, size - len(data)))
+        if not part:
+            break
+        data += part
+    return data
+
+
+def answer_tcp(connection: socket.socket, peer: tuple) -> None:
+    """A request is its length in ten digits and a body; the answer says who asked and how much arrived."""
+    with connection:
+        while header := read_exactly(connection, 10):
+            body = read_exactly(connection, int(header))
+            connection.sendall(f"{peer[0]} {peer[1]} {len(body)}\n".encode())
+
+
+def serve(address: str, port: int) -> None:
+    tcp = socket.socket(family(address), socket.SOCK_STREAM)
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    tcp.bind((address, port))
+    tcp.listen(64)
+    udp = socket.socket(family(address), socket.SOCK_DGRAM)
+    udp.bind((address, port))
+
+    def datagrams() -> None:
+        while True:
+            data, peer = udp.recvfrom(65536)
+            udp.sendto(f"{peer[0]} {peer[1]} {len(data)}\n".encode() if not data.startswith(b"echo ") else data, peer)
+
+    threading.Thread(target=datagrams, daemon=True).start()
+    print("ready", flush=True)
+    while True:
+        connection, peer = tcp.accept()
+        threading.Thread(target=answer_tcp, args=(connection, peer), daemon=True).start()
+
+
+def ask(kind: str, address: str, port: int, size: int) -> str:
+    with socket.socket(family(address), socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM) as client:
+        client.settimeout(3)
+        client.connect((address, port))
+        if kind == "tcp":
+            client.sendall(f"{size:010d}".encode() + b"x" * size)
+            return client.makefile().readline().strip()
+        client.send(b"x" * size)
+        return client.recv(2000).decode().strip()
+
+
+def count(address: str, port: int, seconds: float, kind: str) -> str:
+    """How many of the numbered messages came back; a lost TCP connection loses the rest."""
+    with socket.socket(family(address), socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM) as client:
+        client.settimeout(2)
+        client.connect((address, port))
+        sent = received = 0
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            sent += 1
+            try:
+                if kind == "tcp":
+                    client.sendall(f"{4:010d}abcd".encode())
+                else:
+                    client.send(b"echo %d" % sent)
+                received += bool(client.recv(2000))
+            except OSError:
+                pass
+            time.sleep(0.01)
+        return f"{sent} {received}"
+
+
+def main() -> int:
+    what, address, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    if what == "serve":
+        serve(address, port)
+    try:
+        if what == "count":
+            print(count(address, port, float(sys.argv[4]), sys.argv[5]))
+        else:
+            print(ask(what, address, port, int(sys.argv[4]) if len(sys.argv) > 4 else 4))
+    except TimeoutError:
+        print("TIMEOUT")
+        return 1
+    except OSError as error:
+        print(errno.errorcode.get(error.errno or 0, str(error)))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
