@@ -1,0 +1,127 @@
+"""Render what runs in a cluster from `templates/`. Pure but for reading the templates, and the same for create and `render`.
+
+The order of manifests is the order of application; within a manifest, of its objects. An undefined name in a template is an
+error, never an empty string. Values go into YAML as JSON, so no value can change a document's structure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from provisioner import errors
+from provisioner.spec import ClusterSpec
+
+NAMESPACE = "kube-system"
+AGENT = "anetd"
+DNS = "coredns"
+HEALTH_PORT = 9879
+CLUSTER_DOMAIN = "cluster.local"
+_DNS_HOST_NUMBER = 10  # the place in the service CIDR that the field's tools give to DNS
+_TEMPLATES = ("10-anetd.yaml", "20-coredns.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class DeployContext:
+    """What the provider knows and the spec does not.
+
+    api_server    https://172.30.0.2:6443, as the nodes reach it; the agent cannot use the Service that it makes itself.
+    cluster_dns   the kube-dns Service's addresses, the primary family's first: `cluster_dns_addresses(spec)`.
+    upstream_dns  resolvers that pods reach, for names outside of the cluster; empty where there are none, and such names are refused.
+    """
+
+    api_server: str
+    cluster_dns: Sequence[str]
+    anetd_image: str
+    coredns_image: str
+    upstream_dns: Sequence[str] = ()
+    layout: str = "v1"
+    attach_mode: str = "auto"
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One file of rendered objects. `name` ends in .yaml and sorts in the order of application."""
+
+    name: str
+    text: str
+    objects: Sequence[Mapping[str, Any]]
+
+
+def cluster_dns_addresses(spec: ClusterSpec) -> tuple[str, ...]:
+    """The kube-dns Service's addresses: the tenth of each service CIDR."""
+    return tuple(str(network[_DNS_HOST_NUMBER]) for network in spec.service_cidrs)
+
+
+def agent_config(spec: ClusterSpec, context: DeployContext) -> dict[str, Any]:
+    """/etc/anetd/config.json, as the architecture describes it."""
+    return {
+        "clusterName": spec.name,
+        "apiServer": context.api_server,
+        "podCIDRs": [str(network) for network in spec.pod_cidrs],
+        "serviceCIDRs": [str(network) for network in spec.service_cidrs],
+        "routingMode": spec.dataplane.routing_mode.value,
+        "device": context.device,
+        "mtu": spec.dataplane.mtu or 0,
+        "masquerade": spec.dataplane.masquerade,
+        "nonMasqueradeCIDRs": [str(network) for network in spec.dataplane.non_masquerade_cidrs],
+        "attachMode": context.attach_mode,
+        "layout": context.layout,
+    }
+
+
+def render_all(spec: ClusterSpec, context: DeployContext) -> list[Manifest]:
+    """Every manifest of the cluster, in the order of application."""
+    import jinja2
+    import yaml
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template_directory()),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - the templates are YAML; every value goes through `json`
+    )
+    environment.filters["json"] = lambda value: json.dumps(value, sort_keys=True)
+    environment.filters["digest"] = lambda text: hashlib.sha256(str(text).encode()).hexdigest()
+    values = _values(spec, context)
+    manifests = []
+    for name in _TEMPLATES:
+        text = environment.get_template(f"{name}.j2").render(values)
+        objects = [document for document in yaml.safe_load_all(text) if document]
+        manifests.append(Manifest(name, text, objects))
+    return manifests
+
+
+def _values(spec: ClusterSpec, context: DeployContext) -> dict[str, Any]:
+    config = json.dumps(agent_config(spec, context), indent=2, sort_keys=True)
+    return {
+        "namespace": NAMESPACE,
+        "agent": AGENT,
+        "dns": DNS,
+        "anetd_image": context.anetd_image,
+        "coredns_image": context.coredns_image,
+        "agent_config": config,
+        "agent_config_digest": hashlib.sha256(config.encode()).hexdigest(),
+        "health_port": HEALTH_PORT,
+        "cluster_dns": list(context.cluster_dns),
+        "ip_families": ["IPv6" if ":" in address else "IPv4" for address in context.cluster_dns],
+        "upstream_dns": list(context.upstream_dns),
+        "cluster_domain": CLUSTER_DOMAIN,
+        "dns_replicas": min(2, spec.num_nodes),
+    }
+
+
+def template_directory() -> Path:
+    """In an installed distribution the templates lie inside of the package, in a checkout beside it."""
+    package = Path(__file__).resolve().parents[1]
+    for directory in (package / "templates", package.parent / "templates"):
+        if (directory / f"{_TEMPLATES[0]}.j2").is_file():
+            return directory
+    raise errors.ProvisionerError("the templates are missing", remedy="Install the distribution again.")
