@@ -26,23 +26,39 @@ class ProvisionerError(Exception):
         self.field = field
 
 
+class Usage(ProvisionerError):
+    """The command line itself is wrong, whatever the cluster."""
+
+    id, exit_code = "usage", 3
+
+
 class SpecInvalid(ProvisionerError):
+    """The document or the flags ask for something that cannot be, or are not understood."""
+
     id, exit_code = "spec-invalid", 3
 
 
 class RefusedByGate(ProvisionerError):
+    """Understood, and deliberately not offered."""
+
     id, exit_code = "refused-by-gate", 4
 
 
 class Conflict(ProvisionerError):
+    """What is asked for differs from what exists."""
+
     id, exit_code = "conflict", 5
 
 
 class NotFound(ProvisionerError):
+    """What is named is not there."""
+
     id, exit_code = "not-found", 6
 
 
 class PermissionMissing(ProvisionerError):
+    """The caller may not do this: not root, no credentials, no quota."""
+
     id, exit_code = "permission-missing", 7
 
 
@@ -53,6 +69,8 @@ class MachineUnfit(ProvisionerError):
 
 
 class Timeout(ProvisionerError):
+    """The command's time limit passed. What was done stays, and the same command continues."""
+
     id, exit_code = "timeout", 8
 
 
@@ -60,3 +78,9 @@ class UpstreamFailure(ProvisionerError):
     """Something that was asked to do its part failed: a download, a build, the API server, a component."""
 
     id, exit_code = "upstream-failure", 9
+
+
+class Interrupted(ProvisionerError):
+    """Ctrl-C or SIGTERM. What was begun is in the journal, and the same command continues it."""
+
+    id, exit_code = "interrupted", 130

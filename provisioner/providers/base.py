@@ -63,6 +63,9 @@ class Provider(Protocol):
     def plan_delete(self, name: str) -> Plan:
         """Removes whatever is found of the cluster, whatever state it is in. Raises `errors.NotFound` when nothing is."""
 
+    def journal(self, name: str) -> Path:
+        """The file that the engine appends to while it walks a plan of the cluster `name`; it need not exist."""
+
     def list(self) -> Sequence[ClusterInfo]: ...
 
     def describe(self, name: str) -> ClusterInfo:
