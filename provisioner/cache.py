@@ -29,8 +29,8 @@ _LOCK_POLL_SECONDS = 0.2
 
 def root() -> Path:
     """`$XDG_CACHE_HOME/provisioner`, made when it is not there. A relative XDG_CACHE_HOME is ignored, as its specification says."""
-    configured = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(configured) if os.path.isabs(configured) else Path.home() / ".cache"
+    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    base = configured if configured.is_absolute() else Path.home() / ".cache"
     directory = base / "provisioner"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -115,11 +115,11 @@ def filling(entry: Path) -> Iterator[Path]:
         partial.chmod(0o755)
         if entry.exists():  # damaged: a rename cannot replace a directory that has files
             doomed = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=entry.parent))
-            os.replace(entry, doomed / "damaged")
-            os.replace(partial, entry)
+            entry.replace(doomed / "damaged")
+            partial.replace(entry)
             shutil.rmtree(doomed, ignore_errors=True)
         else:
-            os.replace(partial, entry)
+            partial.replace(entry)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

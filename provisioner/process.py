@@ -82,7 +82,7 @@ class Unlimited:
         return float("inf")
 
     def check(self, doing: str) -> None:
-        return None
+        """Let everything through."""
 
 
 _said: list[str] = []
@@ -92,5 +92,6 @@ def say(message: str) -> None:
     """Progress as plain lines on stderr: a line that only counts on is not repeated."""
     head = message.split(":", 1)[0]
     if not _said or _said[-1] != head:
-        print(message, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{message}\n")
+        sys.stderr.flush()
     _said[:] = [head]

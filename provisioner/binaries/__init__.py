@@ -81,7 +81,7 @@ def _given(version: str, bin_dir: Path) -> Binaries:
 
 
 def _ensure_part(part: Part, pins: Pins, deadline: Deadline, progress: Progress) -> str:
-    from provisioner.binaries.download import Unreachable
+    from provisioner.binaries.download import UnreachableError
     from provisioner.binaries.release import fetch_part
 
     entry = _part_directory(part, pins)
@@ -95,7 +95,7 @@ def _ensure_part(part: Part, pins: Pins, deadline: Deadline, progress: Progress)
             if extras:
                 _try_extras(part, extras, partial, deadline, progress)
         return "official release"
-    except Unreachable as reason:
+    except UnreachableError as reason:
         progress(f"no official release of {part.name} {part.version} from here ({reason}): building it")
     go = _build(part, entry, deadline, progress)
     return f"built from Go modules with {go}"

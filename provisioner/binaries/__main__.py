@@ -13,10 +13,10 @@ def main() -> int:
     try:
         found = ensure(sys.argv[1] if len(sys.argv) > 1 else DEFAULT_VERSION, None, Unlimited(), say)
     except errors.ProvisionerError as error:
-        print(f"error: {error.message}\n{error.remedy}", file=sys.stderr)
+        say(f"error: {error.message}\n{error.remedy}")
         return error.exit_code
     say(f"source: {found.source}")
-    print(found.directory)
+    sys.stdout.write(f"{found.directory}\n")
     return 0
 
 

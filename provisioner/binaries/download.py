@@ -20,7 +20,7 @@ _CHUNK = 1 << 20
 _CHECKSUM_FILE_LIMIT = 1 << 20
 
 
-class Unreachable(Exception):
+class UnreachableError(Exception):
     """The network does not have it: another source may be tried."""
 
 
@@ -42,18 +42,18 @@ def _require_name(url: str) -> None:
     thread.start()
     thread.join(CONNECT_SECONDS)
     if outcome != [True]:
-        raise Unreachable(f"{host} cannot be resolved")
+        raise UnreachableError(f"{host} cannot be resolved")
 
 
 def _open(url: str, timeout: float) -> http.client.HTTPResponse:
     _require_name(url)
-    request = urllib.request.Request(url, headers={"User-Agent": "provisioner"})
+    request = urllib.request.Request(url, headers={"User-Agent": "provisioner"})  # noqa: S310 - every caller's URL is http(s)
     try:
-        response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=timeout)
+        response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=timeout)  # noqa: S310
     except urllib.error.HTTPError as error:
-        raise Unreachable(f"{url} answered {error.code}") from error
+        raise UnreachableError(f"{url} answered {error.code}") from error
     except (OSError, http.client.HTTPException) as error:
-        raise Unreachable(f"{url} cannot be reached: {getattr(error, 'reason', error)}") from error
+        raise UnreachableError(f"{url} cannot be reached: {getattr(error, 'reason', error)}") from error
     return response
 
 
@@ -63,7 +63,7 @@ def fetch_text(url: str) -> str:
         try:
             return response.read(_CHECKSUM_FILE_LIMIT).decode("utf-8", "replace")
         except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(f"{url} broke off: {error}") from error
+            raise UnreachableError(f"{url} broke off: {error}") from error
 
 
 def fetch_file(url: str, target: Path, label: str, deadline: Deadline, progress: Progress, *, sha256: str = "") -> None:
@@ -80,9 +80,9 @@ def fetch_file(url: str, target: Path, label: str, deadline: Deadline, progress:
                 progress(f"downloading {label}: {received >> 20}{f' of {expected >> 20}' if expected else ''} MiB")
                 deadline.check(f"downloading {label}")
         except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(f"{url} broke off: {error}") from error
+            raise UnreachableError(f"{url} broke off: {error}") from error
     if expected and received != expected:
-        raise Unreachable(f"{url} broke off after {received} of {expected} bytes")
+        raise UnreachableError(f"{url} broke off after {received} of {expected} bytes")
     if sha256 and digest.hexdigest() != sha256:
         target.unlink()
         raise errors.UpstreamFailure(

@@ -41,6 +41,8 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Pins:
+    """All parts that make a set for one Kubernetes version on one architecture."""
+
     version: str  # of Kubernetes, "v1.34.4"
     architecture: str  # as Go names it
     parts: tuple[Part, ...]

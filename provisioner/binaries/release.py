@@ -6,13 +6,13 @@ import tarfile
 from pathlib import Path
 
 from provisioner import errors
-from provisioner.binaries.download import Unreachable, fetch_file, fetch_text, find_checksum
+from provisioner.binaries.download import UnreachableError, fetch_file, fetch_text, find_checksum
 from provisioner.binaries.pins import Part
 from provisioner.plan.steps import Deadline, Progress
 
 
 def fetch_part(part: Part, architecture: str, target: Path, deadline: Deadline, progress: Progress) -> None:
-    """Put the required programs of `part` into `target`. Raises `Unreachable` when the network does not have them."""
+    """Put the required programs of `part` into `target`. Raises `UnreachableError` when the network does not have them."""
     if part.name == "kubernetes":
         _fetch_programs(part, f"https://dl.k8s.io/release/{part.version}/bin/linux/{architecture}", target, deadline, progress)
     elif part.name == "etcd":
@@ -28,7 +28,7 @@ def fetch_part(part: Part, architecture: str, target: Path, deadline: Deadline, 
 def _published(url: str, file_name: str) -> str:
     checksum = find_checksum(fetch_text(url), file_name)
     if not checksum:
-        raise Unreachable(f"{url} has no SHA-256 of {file_name}")
+        raise UnreachableError(f"{url} has no SHA-256 of {file_name}")
     return checksum
 
 
@@ -51,9 +51,8 @@ def extract_program(archive: Path, program: str, target: Path) -> None:
     """Take the regular file called `program` out of a tar archive, wherever it lies in it."""
     with tarfile.open(archive) as tar:
         for member in tar:
-            if member.isreg() and member.name.rsplit("/", 1)[-1] == program:
-                source = tar.extractfile(member)
-                assert source is not None  # a regular file always has content
+            source = tar.extractfile(member) if member.isreg() and member.name.rsplit("/", 1)[-1] == program else None
+            if source is not None:
                 with source, target.open("wb") as output:
                     while chunk := source.read(1 << 20):
                         output.write(chunk)

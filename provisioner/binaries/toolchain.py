@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provisioner import cache, errors
-from provisioner.binaries.download import Unreachable, fetch_file
+from provisioner.binaries.download import UnreachableError, fetch_file
 from provisioner.binaries.pins import architecture, parse_go_version
 from provisioner.plan.steps import Deadline, Progress
 
@@ -31,13 +31,15 @@ _UNPACKED_BYTES = 400 << 20
 
 @dataclass(frozen=True, slots=True)
 class Go:
+    """A `go` program and the version it says it is ("go1.26.8")."""
+
     program: Path
     version: str
 
 
 def find(at_least: tuple[int, ...]) -> tuple[Go | None, list[str]]:
     """The first toolchain that is new enough, and what was found that is not, as "path (version)"."""
-    rejected = []
+    rejected: list[str] = []
     for program in _candidates():
         version = _version_of(program)
         if version is None:
@@ -83,7 +85,7 @@ def ensure(at_least: tuple[int, ...], deadline: Deadline, progress: Progress) ->
     progress(f"no Go {_dotted(at_least)} or newer here: fetching {_FETCHED} through the Go module proxy")
     try:
         _fetch(entry, deadline, progress)
-    except Unreachable as error:
+    except UnreachableError as error:
         older = f"; found only {', '.join(rejected)}" if rejected else ""
         raise errors.MachineUnfit(
             f"the programs have to be built, which needs Go {_dotted(at_least)} or newer{older}, and none could be fetched: {error}",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from provisioner import errors
-from provisioner.deploy.client import Access, ApiError, Client, Unavailable
+from provisioner.deploy.client import Access, ApiError, Client, UnavailableError
 from provisioner.deploy.render import Manifest
 from provisioner.plan.steps import Deadline, Progress
 
@@ -71,9 +71,10 @@ def _retry(attempt: Callable[[], object], doing: str, deadline: Deadline) -> Non
             in_grace = time.monotonic() - began < _GRACE_SECONDS
             if error.status not in _ALWAYS_TRANSIENT and not (in_grace and error.status in _EARLY_TRANSIENT):
                 raise errors.UpstreamFailure(
-                    f"{doing} failed: the API server answered {error}", remedy="Look at the API server's log; running the command again continues."
+                    f"{doing} failed: the API server answered {error}",
+                    remedy="Look at the API server's log; running the command again continues.",
                 ) from error
-        except Unavailable as error:
+        except UnavailableError as error:
             last = str(error)
         try:
             deadline.check(doing)

@@ -43,7 +43,7 @@ class ApiError(Exception):
         self.message = message
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """No answer: the server is not there (yet), or the connection broke."""
 
 
@@ -63,12 +63,12 @@ class Client:
         self._close()
 
     def get(self, path: str, **query: str) -> dict[str, Any]:
-        """One object or list. Raises `ApiError` or `Unavailable`."""
+        """One object or list. Raises `ApiError` or `UnavailableError`."""
         found: dict[str, Any] = json.loads(self._request("GET", _with_query(path, query)))
         return found
 
     def probe(self, path: str) -> str:
-        """The text of a health endpoint. Raises `ApiError` or `Unavailable`."""
+        """The text of a health endpoint. Raises `ApiError` or `UnavailableError`."""
         return self._request("GET", path).decode("utf-8", "replace")
 
     def apply(self, path: str, manifest: Mapping[str, Any], field_manager: str) -> None:
@@ -84,12 +84,12 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             self._close()
             if not reused:
-                raise Unavailable(str(error) or type(error).__name__) from error
+                raise UnavailableError(str(error) or type(error).__name__) from error
         try:  # an idle connection may have been closed by the server in the meantime; both methods can be repeated
             return self._exchange(method, target, body, headers)
         except (OSError, http.client.HTTPException) as error:
             self._close()
-            raise Unavailable(str(error) or type(error).__name__) from error
+            raise UnavailableError(str(error) or type(error).__name__) from error
 
     def _exchange(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]) -> bytes:
         if self._connection is None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from provisioner import errors
-from provisioner.deploy.client import Access, ApiError, Client, Unavailable
+from provisioner.deploy.client import Access, ApiError, Client, UnavailableError
 from provisioner.deploy.render import AGENT, DNS, NAMESPACE
 from provisioner.plan.steps import Deadline, Progress
 
@@ -80,7 +80,7 @@ def _wait(
         while True:
             try:
                 done, now = look(client)
-            except (ApiError, Unavailable) as error:
+            except (ApiError, UnavailableError) as error:
                 done, now = False, f"the API server does not answer: {error}"
             if now != line:
                 progress(now)
@@ -101,7 +101,7 @@ def _wait(
 def _reasons(client: Client, explain: Callable[[Client], Sequence[str]]) -> Sequence[str]:
     try:
         return list(dict.fromkeys(explain(client)))[:_SHOWN_REASONS]
-    except (ApiError, Unavailable) as error:
+    except (ApiError, UnavailableError) as error:
         return [f"the API server does not answer: {error}"]
 
 

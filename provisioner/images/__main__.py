@@ -14,10 +14,10 @@ def main() -> int:
     try:
         images = ensure_images(ensure(DEFAULT_VERSION, None, Unlimited(), say), Unlimited(), say)
     except errors.ProvisionerError as error:
-        print(f"error: {error.message}\n{error.remedy}", file=sys.stderr)
+        say(f"error: {error.message}\n{error.remedy}")
         return error.exit_code
     for image in images.all():
-        print(f"{image.name:48} {image.archive.stat().st_size / 1e6:7.1f} MB  {image.archive}")
+        sys.stdout.write(f"{image.name:48} {image.archive.stat().st_size / 1e6:7.1f} MB  {image.archive}\n")
     return 0
 
 

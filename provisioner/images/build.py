@@ -33,9 +33,9 @@ _KEPT_ARCHIVES = 4
 ANETD_ROOTFS = rootfs.Rootfs("anetd", ("python3-minimal", "libpython3-stdlib", "libbpf1", "libelf1"), python=True)
 TOOLBOX_ROOTFS = rootfs.Rootfs(
     "toolbox",
-    tuple(
-        "bash bind9-dnsutils busybox ca-certificates coreutils curl dash grep iperf3 iproute2 iputils-ping netcat-openbsd procps sed tcpdump "
-        "traceroute wget".split()
+    (
+        *("bash", "busybox", "ca-certificates", "coreutils", "dash", "grep", "procps", "sed"),
+        *("bind9-dnsutils", "curl", "iperf3", "iproute2", "iputils-ping", "netcat-openbsd", "tcpdump", "traceroute", "wget"),
     ),
     links=(("usr/bin/nc", "nc.openbsd"), ("usr/bin/traceroute", "traceroute.db")),
 )
@@ -65,6 +65,8 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Images:
+    """What a cluster needs (pause, coredns, anetd), and the toolbox for trying things out in it."""
+
     pause: Image
     coredns: Image
     anetd: Image

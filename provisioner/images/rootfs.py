@@ -24,25 +24,38 @@ MIRROR_VARIABLE = "PROVISIONER_DEBIAN_MIRROR"
 _FORMAT = 1  # raise it when this module changes what a layer contains
 _SPACE = 1 << 30
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 _LEFT_OUT = tuple(
-    f"{prefix}/"
-    for prefix in (
-        "boot dev proc sys run tmp home media mnt srv opt "
-        "etc/apt etc/cron.daily etc/dpkg etc/logrotate.d etc/init.d etc/default etc/rc0.d etc/systemd etc/ufw "
-        "usr/games usr/include usr/local usr/src usr/lib/apt usr/lib/dpkg usr/lib/systemd usr/lib/tmpfiles.d usr/lib/udev usr/lib/sysusers.d "
-        "usr/share/doc usr/share/man usr/share/info usr/share/locale usr/share/lintian usr/share/bug usr/share/gdb usr/share/dpkg "
-        "usr/share/perl5 usr/share/perl usr/share/polkit-1 usr/share/bash-completion usr/share/applications usr/share/pixmaps usr/share/icons "
-        "usr/share/common-licenses usr/share/doc-base usr/share/menu usr/share/zsh usr/share/debconf usr/share/initramfs-tools "
-        "usr/lib/python3.11/test usr/lib/python3.11/pydoc_data usr/lib/python3.11/unittest usr/lib/python3.11/idlelib "
-        "usr/lib/python3.11/lib2to3 usr/lib/python3.11/distutils usr/lib/python3.11/ensurepip usr/lib/python3.11/tkinter "
-        "usr/lib/python3.11/curses usr/lib/python3.11/sqlite3 usr/lib/python3.11/dbm usr/lib/python3.11/wsgiref "
-        "var/cache var/lib var/log var/backups var/mail var/spool var/tmp"
-    ).split()
+    f"{directory}/"
+    for directory in _words(
+        """
+        boot dev proc sys run tmp home media mnt srv opt
+        etc/apt etc/cron.daily etc/default etc/dpkg etc/init.d etc/logrotate.d etc/rc0.d etc/systemd etc/ufw
+        usr/games usr/include usr/local usr/src
+        usr/lib/apt usr/lib/dpkg usr/lib/systemd usr/lib/sysusers.d usr/lib/tmpfiles.d usr/lib/udev
+        usr/lib/python3.11/curses usr/lib/python3.11/dbm usr/lib/python3.11/distutils usr/lib/python3.11/ensurepip
+        usr/lib/python3.11/idlelib usr/lib/python3.11/lib2to3 usr/lib/python3.11/pydoc_data usr/lib/python3.11/sqlite3
+        usr/lib/python3.11/test usr/lib/python3.11/tkinter usr/lib/python3.11/unittest usr/lib/python3.11/wsgiref
+        usr/share/applications usr/share/bash-completion usr/share/bug usr/share/common-licenses usr/share/debconf usr/share/doc
+        usr/share/doc-base usr/share/dpkg usr/share/gdb usr/share/icons usr/share/info usr/share/initramfs-tools usr/share/lintian
+        usr/share/locale usr/share/man usr/share/menu usr/share/perl usr/share/perl5 usr/share/pixmaps usr/share/polkit-1 usr/share/zsh
+        var/backups var/cache var/lib var/log var/mail var/spool var/tmp
+        """
+    )
 )
 _LEFT_OUT_NAMES = frozenset(
-    "usr/bin/dpkg usr/bin/dpkg-deb usr/bin/dpkg-divert usr/bin/dpkg-split usr/bin/dpkg-statoverride usr/bin/dpkg-trigger "
-    "usr/bin/dpkg-query usr/bin/dpkg-maintscript-helper usr/bin/dpkg-realpath usr/bin/update-alternatives usr/sbin/start-stop-daemon "
-    "usr/bin/perl usr/bin/perl5.36.0 usr/lib/python3.11/turtle.py usr/lib/python3.11/pydoc.py usr/lib/python3.11/doctest.py".split()
+    _words(
+        """
+        usr/bin/dpkg usr/bin/dpkg-deb usr/bin/dpkg-divert usr/bin/dpkg-maintscript-helper usr/bin/dpkg-query usr/bin/dpkg-realpath
+        usr/bin/dpkg-split usr/bin/dpkg-statoverride usr/bin/dpkg-trigger usr/bin/perl usr/bin/perl5.36.0
+        usr/bin/update-alternatives usr/sbin/start-stop-daemon
+        usr/lib/python3.11/doctest.py usr/lib/python3.11/pydoc.py usr/lib/python3.11/turtle.py
+        """
+    )
 )
 _LEFT_OUT_PARTS = ("/gconv/", "/perl-base/", "/engines-3/", "/lib-dynload/_sqlite3", "/lib-dynload/_curses", "/lib-dynload/_test")
 _LEFT_OUT_LIBRARIES = ("libsqlite3.so", "libdb-5.3.so", "libmvec.so", "libperl.so")
