@@ -85,6 +85,11 @@ def is_intact(entry: Path) -> bool:
     return True
 
 
+def sealed_digest(entry: Path, name: str) -> str:
+    """The SHA-256 that a file had when its entry was sealed, without reading the file."""
+    return str(json.loads((entry / SEAL).read_text())["files"][name]["sha256"])
+
+
 def _seal(entry: Path) -> None:
     files = {}
     for path in sorted(entry.rglob("*")):

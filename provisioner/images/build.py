@@ -11,12 +11,13 @@ carries the digest of the content: an unchanged image keeps its name, and a chan
 
 from __future__ import annotations
 
-import importlib.metadata
+import contextlib
+import hashlib
 import py_compile
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +26,13 @@ from provisioner.binaries import Binaries
 from provisioner.binaries.pins import architecture
 from provisioner.images import oci, rootfs
 from provisioner.plan.steps import Deadline, Progress
+from provisioner.version import __version__
 
 REGISTRY = "provisioner.local"  # resolves nowhere: a node that lacks the image fails at once instead of pulling a stranger's
 _LOCK = "images"
 _KEPT_ARCHIVES = 4
+_FORMAT = 1  # raise it when this module changes what an image contains without any input changing
+_LARGE = 4 << 20
 
 ANETD_ROOTFS = rootfs.Rootfs("anetd", ("python3-minimal", "libpython3-stdlib", "libbpf1", "libelf1"), python=True)
 TOOLBOX_ROOTFS = rootfs.Rootfs(
@@ -83,6 +87,7 @@ def ensure_images(binaries: Binaries, deadline: Deadline, progress: Progress) ->
     fetched, `errors.Timeout`.
     """
     with cache.lock(_LOCK, deadline, progress):
+        _refresh_objects(deadline, progress)
         return Images(
             pause=_simple("pause", _object("pause"), "/pause", "", progress),
             coredns=_simple("coredns", binaries.path("coredns"), "/coredns", "65532", progress),
@@ -93,49 +98,88 @@ def ensure_images(binaries: Binaries, deadline: Deadline, progress: Progress) ->
 
 def _simple(name: str, program: Path, entry: str, user: str, progress: Progress) -> Image:
     """An image of one static program and nothing else."""
-    own = [oci.Entry(entry.strip("/"), 0o755, source=program), oci.Entry("etc", 0o755), oci.Entry("tmp", 0o1777)]
-    return _assemble(name, None, own, oci.Config(entrypoint=(entry,), env=(_PATH,), user=user), progress)
+
+    def entries(_: Path) -> Iterable[oci.Entry]:
+        return [oci.Entry(entry.strip("/"), 0o755, source=program), oci.Entry("etc", 0o755), oci.Entry("tmp", 0o1777)]
+
+    return _assemble(name, None, [program], entries, oci.Config(entrypoint=(entry,), env=(_PATH,), user=user), progress)
 
 
 def _anetd(deadline: Deadline, progress: Progress) -> Image:
     base = rootfs.ensure(ANETD_ROOTFS, deadline, progress)
-    with tempfile.TemporaryDirectory(prefix="provisioner-agent-") as scratch:
-        own = [*_agent_entries(_agent_package(), Path(scratch)), oci.Entry("usr/bin/anetd", 0o755, content=_ANETD_COMMAND)]
-        # /usr exists in the base: a directory entry would only repeat it, but its mode must agree.
-        return _assemble("anetd", base, own, _ANETD_CONFIG, progress)
+    package = _agent_package()
+
+    def entries(scratch: Path) -> Iterable[oci.Entry]:
+        return [*_agent_entries(package, scratch), oci.Entry("usr/bin/anetd", 0o755, content=_ANETD_COMMAND)]
+
+    return _assemble("anetd", base, agent_files(package), entries, _ANETD_CONFIG, progress)
 
 
 def _toolbox(binaries: Binaries, deadline: Deadline, progress: Progress) -> Image:
     base = rootfs.ensure(TOOLBOX_ROOTFS, deadline, progress)
-    own = [oci.Entry("www/index.html", content=b"provisioner\n")]
+    agnhost = [binaries.path("agnhost")] if binaries.has("agnhost") else []
+
+    def entries(_: Path) -> Iterable[oci.Entry]:
+        own = [oci.Entry("www/index.html", content=b"provisioner\n")]
+        return [*own, *(oci.Entry("agnhost", 0o755, source=program) for program in agnhost)]
+
     config = oci.Config(entrypoint=("/usr/bin/sleep",), command=("infinity",), env=(_PATH,))
-    if binaries.has("agnhost"):
-        own.append(oci.Entry("agnhost", 0o755, source=binaries.path("agnhost")))
+    if agnhost:
         config = oci.Config(entrypoint=("/agnhost",), command=("pause",), env=(_PATH,))
-    return _assemble("toolbox", base, own, config, progress)
+    return _assemble("toolbox", base, agnhost, entries, config, progress)
 
 
-def _assemble(name: str, base: oci.Layer | None, own: Sequence[oci.Entry], config: oci.Config, progress: Progress) -> Image:
+def _assemble(
+    name: str,
+    base: oci.Layer | None,
+    inputs: Sequence[Path],
+    entries: Callable[[Path], Iterable[oci.Entry]],
+    config: oci.Config,
+    progress: Progress,
+) -> Image:
+    """The image of `base` and a layer of `entries(scratch)`, which are made from `inputs` and from this module.
+
+    Unchanged inputs are recognised without making the layer: a file beside the archives keeps which image came out of them.
+    """
     archives = cache.root() / "images" / "archives"
     archives.mkdir(parents=True, exist_ok=True)
+    remembered = archives / f".{name}-{_fingerprint(base, inputs, config)}"
+    with contextlib.suppress(OSError):
+        image = _image(archives, name, remembered.read_text())
+        if cache.is_intact(image.archive.parent):
+            return image
     with tempfile.TemporaryDirectory(prefix=".layer-", dir=archives) as scratch:
-        layers = [*([base] if base else []), oci.write_layer(own, Path(scratch) / "layer.tar")]
+        own = oci.write_layer(entries(Path(scratch)), Path(scratch) / "layer.tar")
+        layers = [*([base] if base else []), own]
         tag = f"{_version()}-{oci.image_digest(layers, config, architecture())[:12]}"
-        image = Image(f"{REGISTRY}/{name}:{tag}", archives / f"{name}-{tag}" / f"{name}.tar")
+        image = _image(archives, name, tag)
         if not cache.is_intact(image.archive.parent):
             progress(f"writing the image {image.name}")
             with cache.filling(image.archive.parent) as partial:
                 oci.write_archive(partial / image.archive.name, image.name, layers, config, architecture())
+    for stale in archives.glob(f".{name}-*"):
+        stale.unlink()
+    remembered.write_text(tag)
     cache.prune(archives, f"{name}-*", _KEPT_ARCHIVES)
     return image
 
 
+def _image(archives: Path, name: str, tag: str) -> Image:
+    return Image(f"{REGISTRY}/{name}:{tag}", archives / f"{name}-{tag}" / f"{name}.tar")
+
+
+def _fingerprint(base: oci.Layer | None, inputs: Sequence[Path], config: oci.Config) -> str:
+    """Small files by content; large ones, which are programs of a sealed set, by size and time."""
+    digest = hashlib.sha256(repr((_FORMAT, _version(), sys.version_info[:2], base and base.digest, config)).encode())
+    for path in inputs:
+        found = path.stat()
+        content = cache.file_digest(path) if found.st_size < _LARGE else f"{found.st_size}-{found.st_mtime_ns}"
+        digest.update(f"{path}\0{content}\0".encode())
+    return digest.hexdigest()[:16]
+
+
 def _version() -> str:
-    try:
-        version = importlib.metadata.version("provisioner")
-    except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
-        version = "0"
-    return version.replace("+", "-")
+    return __version__.replace("+", "-")  # a tag may not have a plus
 
 
 def _agent_package() -> Path:
@@ -144,21 +188,24 @@ def _agent_package() -> Path:
     if not (package / "main.py").is_file():
         raise errors.MachineUnfit(f"the agent's package is not in {package}", remedy="Install the distribution whole.")
     if not any((package / "objects").glob("*.o")):
-        _compile_objects()
+        raise errors.MachineUnfit(f"there are no compiled programs in {package / 'objects'}", remedy="Run: python bpf/build.py")
     return package
+
+
+def agent_files(package: Path) -> list[Path]:
+    """The files of the agent's package that belong into the image: its modules and whatever was compiled for it."""
+    found = [path for path in package.rglob("*.py") if "__pycache__" not in path.parts]
+    found += [path for path in (package / "objects").glob("[!.]*") if path.is_file() and path.suffix != ".py"]
+    return sorted(found)
 
 
 def _agent_entries(package: Path, scratch: Path) -> Iterator[oci.Entry]:
     compiled = sys.version_info[:2] == _IMAGE_PYTHON  # another version's byte code would be ignored there
-    for path in sorted(package.rglob("*")):
+    for path in agent_files(package):
         name = path.relative_to(package)
-        if not path.is_file() or "__pycache__" in name.parts:
-            continue
         inside = f"{_AGENT_HOME}/agent/{name}"
-        is_object = name.parts[0] == "objects"
-        if path.suffix != ".py" and not is_object:
-            continue
-        yield oci.Entry(inside, 0o755 if is_object and path.suffix != ".o" else 0o644, source=path)
+        is_program = path.suffix not in {".py", ".o"}
+        yield oci.Entry(inside, 0o755 if is_program else 0o644, source=path)
         if compiled and path.suffix == ".py":
             target = scratch / name.with_suffix(".pyc")
             py_compile.compile(
@@ -169,26 +216,22 @@ def _agent_entries(package: Path, scratch: Path) -> Iterator[oci.Entry]:
 
 
 def _object(name: str) -> Path:
-    """A compiled C program that comes with the distribution, or is compiled now in a checkout."""
     path = _SOURCE_TREE / "provisioner" / "objects" / name
-    if not path.is_file():
-        _compile_objects()
     if not path.is_file():
         raise errors.MachineUnfit(f"the compiled program {path} is missing", remedy="Run: python bpf/build.py")
     return path
 
 
-def _compile_objects() -> None:
+def _refresh_objects(deadline: Deadline, progress: Progress) -> None:
+    """In a checkout, compile what is missing or older than its source; a distribution comes with its objects compiled."""
     script = _SOURCE_TREE / "bpf" / "build.py"
     if not script.is_file():
-        raise errors.MachineUnfit("the distribution lacks its compiled objects", remedy="Install a built distribution, or use a checkout.")
-    process.require_tool("clang", "clang llvm libbpf-dev gcc libc6-dev")
-    with tempfile.TemporaryDirectory(prefix="provisioner-objects-") as scratch:
-        log = Path(scratch) / "log"
-        try:
-            process.run_logged([sys.executable, str(script)], log=log, doing="compiling the C programs", deadline=process.Unlimited())
-        except errors.UpstreamFailure:
-            kept = cache.root() / "logs"
-            kept.mkdir(exist_ok=True)
-            shutil.copyfile(log, kept / "objects.log")
-            raise
+        return
+    if not all(shutil.which(tool) for tool in ("clang", "llvm-strip", "gcc")):
+        progress("compilers are missing: using the C programs as they were compiled before")
+        return
+    logs = cache.root() / "logs"
+    logs.mkdir(exist_ok=True)
+    log = logs / "objects.log"
+    log.unlink(missing_ok=True)
+    process.run_logged([sys.executable, str(script)], log=log, doing="compiling the C programs", deadline=deadline)

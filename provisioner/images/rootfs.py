@@ -98,7 +98,8 @@ def ensure(rootfs: Rootfs, deadline: Deadline, progress: Progress) -> oci.Layer:
         progress(f"building the {rootfs.name} image: fetching {len(rootfs.packages)} Debian packages and what they need")
         with cache.filling(entry) as partial:
             _make(rootfs, partial / "layer.tar", deadline)
-    return oci.layer_at(entry / "layer.tar")
+    layer = entry / "layer.tar"
+    return oci.Layer(layer, cache.sealed_digest(entry, layer.name), layer.stat().st_size)
 
 
 def _make(rootfs: Rootfs, target: Path, deadline: Deadline) -> None:
