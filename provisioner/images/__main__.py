@@ -1,24 +1,42 @@
-"""`python -m provisioner.images`: build all images and print their names, sizes and archives."""
+"""`python -m provisioner.images [--json]`: build all images and print their names, sizes and archives."""
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import json
 import sys
+from typing import Any
 
 from provisioner import errors
 from provisioner.binaries import DEFAULT_VERSION, ensure
-from provisioner.images import ensure_images
+from provisioner.images import Images, ensure_images
 from provisioner.process import Unlimited, say
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m provisioner.images", description="Build the images of a cluster.")
+    parser.add_argument("--json", action="store_true", help="print an object: image -> name, archive, unpacked_bytes")
+    parser.add_argument("--kubernetes-version", default=DEFAULT_VERSION)
+    options = parser.parse_args()
     try:
-        images = ensure_images(ensure(DEFAULT_VERSION, None, Unlimited(), say), Unlimited(), say)
+        images = ensure_images(ensure(options.kubernetes_version, None, Unlimited(), say), Unlimited(), say)
     except errors.ProvisionerError as error:
         say(f"error: {error.message}\n{error.remedy}")
         return error.exit_code
-    for image in images.all():
-        sys.stdout.write(f"{image.name:48} {image.archive.stat().st_size / 1e6:7.1f} MB  {image.archive}\n")
+    rows = {field.name: describe(images, field.name) for field in dataclasses.fields(images)}
+    if options.json:
+        sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+        return 0
+    for row in rows.values():
+        sys.stdout.write(f"{row['name']:48} {row['unpacked_bytes'] / 1e6:7.1f} MB  {row['archive']}\n")
     return 0
+
+
+def describe(images: Images, name: str) -> dict[str, Any]:
+    """Archives are not compressed, so their size is what the image takes unpacked, give or take the tar headers."""
+    image = getattr(images, name)
+    return {"name": image.name, "archive": str(image.archive), "unpacked_bytes": image.archive.stat().st_size}
 
 
 if __name__ == "__main__":
