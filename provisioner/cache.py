@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from provisioner import errors
 from provisioner.plan.steps import Deadline, Progress
@@ -50,7 +51,7 @@ def file_digest(path: Path) -> str:
 @contextlib.contextmanager
 def lock(name: str, deadline: Deadline, progress: Progress) -> Iterator[None]:
     """Hold the lock `name`, waiting for another command within the deadline. It ends with the process that holds it."""
-    with (root() / f"{name}.lock").open("a") as stream:
+    with _open_lock(root() / f"{name}.lock") as stream:
         said = False
         while True:
             try:
@@ -63,6 +64,23 @@ def lock(name: str, deadline: Deadline, progress: Progress) -> Iterator[None]:
                 deadline.check(f"waiting for another command that prepares the {name}")
                 time.sleep(_LOCK_POLL_SECONDS)
         yield
+
+
+def _open_lock(path: Path) -> IO[str]:
+    """To be locked, a file need not be writable: a cache that root has filled serves other users as it is."""
+    try:
+        return path.open("a")
+    except PermissionError:
+        if path.exists():
+            return path.open("r")
+        raise _not_writable(path.parent) from None
+
+
+def _not_writable(directory: Path) -> errors.MachineUnfit:
+    return errors.MachineUnfit(
+        f"the cache {directory} cannot be written by this user",
+        remedy="Run the command as the user who owns it, or set XDG_CACHE_HOME to another directory.",
+    )
 
 
 def is_intact(entry: Path) -> bool:
@@ -110,10 +128,14 @@ def filling(entry: Path) -> Iterator[Path]:
 
     The caller holds the lock, so whatever partial directory is found was left by a command that was killed.
     """
-    entry.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=entry.parent))
+    except PermissionError:
+        raise _not_writable(entry.parent) from None
     for leftover in entry.parent.glob(f"{_PARTIAL}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=entry.parent))
+        if leftover != partial:
+            shutil.rmtree(leftover, ignore_errors=True)
     try:
         yield partial
         _seal(partial)

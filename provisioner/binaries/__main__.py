@@ -1,7 +1,9 @@
-"""`python -m provisioner.binaries [VERSION]`: ensure the programs and print their directory."""
+"""`python -m provisioner.binaries [--json] [VERSION]`: ensure the programs and print their directory."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
 
 from provisioner import errors
@@ -10,13 +12,20 @@ from provisioner.process import Unlimited, say
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m provisioner.binaries", description="Have the Kubernetes programs ready.")
+    parser.add_argument("--json", action="store_true", help="print an object: directory, source, version")
+    parser.add_argument("version", nargs="?", default=DEFAULT_VERSION)
+    options = parser.parse_args()
     try:
-        found = ensure(sys.argv[1] if len(sys.argv) > 1 else DEFAULT_VERSION, None, Unlimited(), say)
+        found = ensure(options.version, None, Unlimited(), say)
     except errors.ProvisionerError as error:
         say(f"error: {error.message}\n{error.remedy}")
         return error.exit_code
-    say(f"source: {found.source}")
-    sys.stdout.write(f"{found.directory}\n")
+    say(f"Kubernetes programs: {found.source}")
+    if options.json:
+        sys.stdout.write(json.dumps({"directory": str(found.directory), "source": found.source, "version": found.version}) + "\n")
+    else:
+        sys.stdout.write(f"{found.directory}\n")
     return 0
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import py_compile
 import shutil
 import sys
@@ -230,8 +231,12 @@ def _refresh_objects(deadline: Deadline, progress: Progress) -> None:
     if not all(shutil.which(tool) for tool in ("clang", "llvm-strip", "gcc")):
         progress("compilers are missing: using the C programs as they were compiled before")
         return
-    logs = cache.root() / "logs"
-    logs.mkdir(exist_ok=True)
-    log = logs / "objects.log"
-    log.unlink(missing_ok=True)
-    process.run_logged([sys.executable, str(script)], log=log, doing="compiling the C programs", deadline=deadline)
+    if not os.access(_SOURCE_TREE, os.W_OK):
+        return  # another user's checkout: as it was compiled
+    with tempfile.TemporaryDirectory(prefix="provisioner-objects-") as scratch:
+        try:
+            process.run_logged(
+                [sys.executable, str(script)], log=Path(scratch) / "log", doing="compiling the C programs", deadline=deadline
+            )
+        except errors.UpstreamFailure as error:
+            raise errors.UpstreamFailure(error.message, remedy="Run: python bpf/build.py") from None
