@@ -134,7 +134,7 @@ def hold(variant: str, index: int, bpffs: Path) -> None:
     node = NODES[index]
     device = int(Path("/sys/class/net/eth0/ifindex").read_text())
     pods = {pod: int(Path(f"/sys/class/net/{pod.host_end}/ifindex").read_text()) for pod in PODS if pod.node == index}
-    release = hold_limit(node, device, pods) if variant == "limit" else hold_ours(node, device, pods, bpffs / node.name)
+    release = hold_limit(node, device, pods, bpffs.parent) if variant == "limit" else hold_ours(node, device, pods, bpffs / node.name)
     print("attached", flush=True)
     sys.stdin.read()
     release()
@@ -166,7 +166,7 @@ def hold_ours(node: Node, device: int, pods: dict[Pod, int], bpffs: Path) -> Any
     return release
 
 
-def hold_limit(node: Node, device: int, pods: dict[Pod, int]) -> Any:
+def hold_limit(node: Node, device: int, pods: dict[Pod, int], objects: Path) -> Any:
     from agent.datapath import libbpf, syscalls
 
     rodata = bytearray(24)
@@ -175,7 +175,7 @@ def hold_limit(node: Node, device: int, pods: dict[Pod, int]) -> Any:
     for pod, index in pods.items():
         slot = IPv4Address(pod.address).packed[3] - 10
         rodata[8 + 4 * slot : 12 + 4 * slot] = index.to_bytes(4, sys.byteorder)
-    loaded = libbpf.load(OBJECTS / "limit.bpf.o", rodata=bytes(rodata))
+    loaded = libbpf.load(objects / "limit.bpf.o", config=bytes(rodata), pins=objects, max_entries={})
     ingress = syscalls.Attach.TCX_INGRESS
     links = [syscalls.tcx_link_create(loaded.programs["limit_from_pod"], index, ingress) for index in pods.values()]
     links.append(syscalls.tcx_link_create(loaded.programs["limit_from_netdev"], device, ingress))
@@ -245,7 +245,7 @@ def main() -> None:
         tool, bpffs = Path(scratch) / "netbench", Path(scratch) / "bpf"
         sh(f"gcc -O2 -o {tool} {HERE / 'netbench.c'} -lpthread")
         arch = sh("gcc -print-multiarch").strip()
-        sh(f"clang -O2 -g -target bpf -I/usr/include/{arch} -c {HERE / 'limit.bpf.c'} -o {OBJECTS / 'limit.bpf.o'}")
+        sh(f"clang -O2 -g -target bpf -I/usr/include/{arch} -c {HERE / 'limit.bpf.c'} -o {Path(scratch) / 'limit.bpf.o'}")
         bpffs.mkdir()
         sh(f"mount -t bpf bpf {bpffs}")
         stack.callback(sh, f"umount {bpffs}")

@@ -10,9 +10,13 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-const volatile __u32 device;	      /* the node's own device */
-const volatile __u32 local_address;   /* the local pods as they stand in the header; the last byte tells them apart */
-const volatile __u32 local_ifindex[4]; /* host end of the pod whose address ends in 10, 11, 12, 13 */
+struct limit_config {
+	__u32 device;		/* the node's own device */
+	__u32 local_address;	/* the local pods as they stand in the header; the last byte tells them apart */
+	__u32 local_ifindex[4]; /* host end of the pod whose address ends in 10, 11, 12, 13 */
+};
+
+const volatile struct limit_config config SEC(".rodata.config");
 
 static __always_inline __u32 local_pod(struct __sk_buff *skb)
 {
@@ -21,11 +25,11 @@ static __always_inline __u32 local_pod(struct __sk_buff *skb)
 
 	if ((void *)(ip + 1) > end || skb->protocol != bpf_htons(ETH_P_IP))
 		return 0;
-	if ((ip->daddr & 0x00ffffff) != (local_address & 0x00ffffff))
+	if ((ip->daddr & 0x00ffffff) != (config.local_address & 0x00ffffff))
 		return 0;
 	__u32 slot = (ip->daddr >> 24) - 10;
 
-	return slot < 4 ? local_ifindex[slot] : 0;
+	return slot < 4 ? config.local_ifindex[slot] : 0;
 }
 
 SEC("tc")
@@ -33,7 +37,7 @@ int limit_from_pod(struct __sk_buff *skb)
 {
 	__u32 ifindex = local_pod(skb);
 
-	return ifindex ? bpf_redirect_peer(ifindex, 0) : bpf_redirect_neigh(device, 0, 0, 0);
+	return ifindex ? bpf_redirect_peer(ifindex, 0) : bpf_redirect_neigh(config.device, 0, 0, 0);
 }
 
 SEC("tc")
