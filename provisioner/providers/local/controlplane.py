@@ -112,6 +112,7 @@ def controller_manager_flags(pod_cidrs: Sequence[str], service_cidrs: Sequence[s
         "cluster-cidr": ",".join(pod_cidrs),
         "service-cluster-ip-range": ",".join(service_cidrs),
         **masks,
+        "flex-volume-plugin-dir": "/var/lib/flexvolume",
         "root-ca-file": _pki("ca.crt"),
         "cluster-signing-cert-file": _pki("ca.crt"),
         "cluster-signing-key-file": _pki("ca.key"),
@@ -134,6 +135,8 @@ def _delegated(config: str, stem: str) -> Flags:
         "tls-cert-file": _pki(f"{stem}.crt"),
         "tls-private-key-file": _pki(f"{stem}.key"),
         **_TLS,
+        # The API server's answer may come before its own first roles; without this the program would end and start again.
+        "authentication-tolerate-lookup-failure": "true",
         "leader-elect": "false",
         "profiling": "false",
     }

@@ -9,11 +9,13 @@ start time that it names.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +50,14 @@ def start_time(pid: int) -> int | None:
     except OSError:
         return None
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+def started_at(pid: int) -> str:
+    """When a process started, in UTC, as Kubernetes writes a time with microseconds; it sorts as text."""
+    ticks = start_time(pid) or 0
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    moment = time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
+    return datetime.datetime.fromtimestamp(moment, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def find(layout: Layout, member: str) -> int | None:
@@ -97,7 +107,9 @@ def _await_ready(descriptor: int, member: str, deadline: Deadline) -> int:
         deadline.check(f"making the namespaces of {member}")
         if not poll.poll(min(_READY_SECONDS, deadline.remaining()) * 1000):
             deadline.check(f"making the namespaces of {member}")
-            raise errors.UpstreamFailure(f"the namespaces of {member} were not ready after {_READY_SECONDS:.0f} s", remedy="Run the command again.")
+            raise errors.UpstreamFailure(
+                f"the namespaces of {member} were not ready after {_READY_SECONDS:.0f} s", remedy="Run the command again."
+            )
         chunk = os.read(descriptor, 4096)
         text += chunk.decode(errors="replace")
         for line in text.splitlines():
@@ -169,5 +181,6 @@ def check_programs(layout: Layout, member: str, pid: int, most_restarts: int = 4
             log = layout.member_logs(member) / f"{status.name}.log"
             lines = "\n".join(last_lines(log))
             raise errors.UpstreamFailure(
-                f"{status.name} of {member} has ended {status.restarts} times; its last lines:\n{lines}", remedy=f"The whole log is in {log}."
+                f"{status.name} of {member} has ended {status.restarts} times; its last lines:\n{lines}",
+                remedy=f"The whole log is in {log}.",
             )

@@ -34,7 +34,8 @@ T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def _netlink() -> Iterator[IPRoute]:
+def netlink() -> Iterator[IPRoute]:
+    """A netlink socket of the network namespace that the calling thread is in."""
     from pyroute2 import IPRoute
 
     with IPRoute() as ipr:
@@ -53,14 +54,19 @@ def _tolerate(*numbers: int) -> Iterator[None]:
 
 
 def in_network_of(pid: int, function: Callable[[], T]) -> T:
-    """Call `function` in the network namespace of `pid`. A thread of its own enters it and ends, so no other code is moved."""
+    """Call `function` in the network namespace of `pid`."""
+    return in_network(f"/proc/{pid}/ns/net", function)
+
+
+def in_network(path: str, function: Callable[[], T]) -> T:
+    """Call `function` in the network namespace that `path` names. A thread of its own enters it and ends, so no other code is moved."""
     libc = ctypes.CDLL(None, use_errno=True)
     results: list[T] = []
     failures: list[BaseException] = []
 
     def work() -> None:
         try:
-            descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 if libc.setns(descriptor, _CLONE_NEWNET):
                     number = ctypes.get_errno()
@@ -71,7 +77,7 @@ def in_network_of(pid: int, function: Callable[[], T]) -> T:
         except BaseException as error:
             failures.append(error)
 
-    thread = threading.Thread(target=work, name=f"netns-of-{pid}")
+    thread = threading.Thread(target=work, name="in-network")
     thread.start()
     thread.join()
     if failures:
@@ -97,7 +103,7 @@ def _add_addresses(ipr: IPRoute, index: int, addresses: Sequence[Address], netwo
 
 def ensure_bridge(layout: Layout, addresses: Addresses) -> None:
     """The bridge with the cluster's gateway addresses, up."""
-    with _netlink() as ipr:
+    with netlink() as ipr:
         index = _index(ipr, layout.bridge)
         if index is None:
             # Its MAC is set, or it would change with the ports, and with it the gateway of every node.
@@ -110,14 +116,14 @@ def ensure_bridge(layout: Layout, addresses: Addresses) -> None:
 
 
 def bridge_is_up(layout: Layout) -> bool:
-    with _netlink() as ipr:
+    with netlink() as ipr:
         return any(link["flags"] & 1 for link in ipr.get_links() if link.get_attr("IFLA_IFNAME") == layout.bridge)
 
 
 def attach(layout: Layout, member: str, pid: int, member_addresses: Sequence[Address], addresses: Addresses) -> None:
     """Give the member `eth0` on the bridge, with its addresses, default routes and forwarding."""
     host_end = layout.host_link(member)
-    with _netlink() as ipr:
+    with netlink() as ipr:
         bridge = _index(ipr, layout.bridge)
         if bridge is None:
             raise errors.UpstreamFailure(f"the bridge {layout.bridge} has gone", remedy="Run the command again.")
@@ -132,7 +138,7 @@ def attach(layout: Layout, member: str, pid: int, member_addresses: Sequence[Add
         for name in _FORWARDING:
             with contextlib.suppress(FileNotFoundError):
                 Path("/proc/sys", name).write_text("1")
-        with _netlink() as ipr:
+        with netlink() as ipr:
             ipr.link("set", index=1, state="up")
             index = _index(ipr, _MEMBER_LINK)
             assert index is not None
@@ -149,7 +155,7 @@ def replace_routes(pid: int, routes: Iterable[tuple[str, str]]) -> None:
     """In the network of `pid`: (CIDR, next hop) each."""
 
     def work() -> None:
-        with _netlink() as ipr:
+        with netlink() as ipr:
             for cidr, gateway in routes:
                 network = ip_network(cidr)
                 ipr.route("replace", family=_family(network), dst=str(network), gateway=gateway)
@@ -162,7 +168,7 @@ def routes_via(pid: int) -> set[tuple[str, str]]:
 
     def work() -> set[tuple[str, str]]:
         found = set()
-        with _netlink() as ipr:
+        with netlink() as ipr:
             for route in ipr.get_routes():
                 destination, gateway = route.get_attr("RTA_DST"), route.get_attr("RTA_GATEWAY")
                 if destination and gateway:
@@ -181,36 +187,41 @@ def _delete_link(ipr: IPRoute, name: str) -> None:
 
 def links_of(layout: Layout) -> list[str]:
     """The host's links with the cluster's stem."""
-    with _netlink() as ipr:
+    with netlink() as ipr:
         names = [str(link.get_attr("IFLA_IFNAME")) for link in ipr.get_links()]
     return sorted(name for name in names if name == layout.link_stem or name.startswith(f"{layout.link_stem}-"))
 
 
 def remove_links(layout: Layout) -> None:
     names = links_of(layout)
-    with _netlink() as ipr:
+    with netlink() as ipr:
         for name in names:
             _delete_link(ipr, name)
 
 
 def other_bridges(layout: Layout) -> list[str]:
     """The bridges of other clusters."""
-    with _netlink() as ipr:
+    with netlink() as ipr:
         names = [str(link.get_attr("IFLA_IFNAME")) for link in ipr.get_links()]
     return [name for name in names if LINK_STEM.fullmatch(name) and name != layout.bridge]
 
 
-def networks_in_use() -> list[Network]:
-    """What the host's routes and addresses cover, default routes left out."""
-    found: list[Network] = []
-    with _netlink() as ipr:
+def networks_in_use() -> list[tuple[Network, str]]:
+    """(network, link) of the host's routes and addresses; default routes, link-local and multicast ones left out."""
+    found: set[tuple[Network, str]] = set()
+    with netlink() as ipr:
+        link_names = {link["index"]: str(link.get_attr("IFLA_IFNAME")) for link in ipr.get_links()}
         for route in ipr.get_routes():
             destination = route.get_attr("RTA_DST")
             if destination:
-                found.append(ip_network(f"{destination}/{route['dst_len']}", strict=False))
+                network = ip_network(f"{destination}/{route['dst_len']}", strict=False)
+                found.add((network, link_names.get(route.get_attr("RTA_OIF"), "no link")))
         for address in ipr.get_addr():
-            found.append(ip_interface(f"{address.get_attr('IFA_ADDRESS')}/{address['prefixlen']}").network)
-    return found
+            network = ip_interface(f"{address.get_attr('IFA_ADDRESS')}/{address['prefixlen']}").network
+            found.add((network, link_names.get(address["index"], "no link")))
+    return sorted(
+        ((network, name) for network, name in found if not (network.is_link_local or network.is_multicast)), key=lambda item: str(item[0])
+    )
 
 
 def set_forwarding(value: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from provisioner.providers.local import pki
 from provisioner.providers.local.files import PUBLIC, SECRET, private_directory, write_if_changed
-from provisioner.providers.local.layout import API_PORT, BIN_DIR, CONFIG_DIR, CONTAINERD_SOCKET, PKI_DIR, Addresses, Layout
+from provisioner.providers.local.layout import API_PORT, BIN_DIR, CONFIG_DIR, CONTAINERD_SOCKET, PKI_DIR, Addresses, Layout, node_index
 from provisioner.providers.local.programs import Program
 
 _KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
@@ -41,13 +41,16 @@ def has_sys_resource(proc_status: str) -> bool:
     return False
 
 
-def programs(node: str, node_addresses: Sequence[str], addresses: Addresses, machine: Machine) -> tuple[Program, ...]:
+def programs(
+    node: str, node_addresses: Sequence[str], addresses: Addresses, machine: Machine, labels: Mapping[str, str]
+) -> tuple[Program, ...]:
     kubelet = (
         f"{BIN_DIR}/kubelet",
         f"--config={_KUBELET_CONFIG}",
         f"--kubeconfig={_KUBECONFIG}",
         f"--hostname-override={node}",
         f"--node-ip={','.join(node_addresses)}",
+        *([f"--node-labels={','.join(f'{name}={value}' for name, value in labels.items())}"] if labels else []),
     )
     return (
         Program("containerd", (machine.containerd, f"--config={_CONTAINERD_CONFIG}")),
@@ -131,30 +134,26 @@ def kubelet_config(cluster_dns: Sequence[str], *, may_lower_oom_score: bool) -> 
     }
 
 
-def write_files(
-    layout: Layout,
-    node: str,
-    authorities: pki.Authorities,
-    addresses: Addresses,
-    node_addresses: Sequence[str],
-    cluster_dns: Sequence[str],
-    machine: Machine,
-    pause_image: str,
-) -> bool:
-    """Credentials and configuration below the node's root; True when a certificate was issued now."""
-    import yaml
-
+def write_credentials(layout: Layout, node: str, authorities: pki.Authorities, addresses: Addresses) -> bool:
+    """True when a certificate was issued now."""
     root = layout.member_root(node)
+    node_addresses = [str(address) for address in addresses.node(node_index(layout.name, node))]
     directory = private_directory(Path(f"{root}{PKI_DIR}"))
     write_if_changed(directory / "ca.crt", authorities.certificate(), PUBLIC)
     issued = [authorities.ensure(identity, directory) for identity in pki.node_identities(node, node_addresses)]
     text = pki.kubeconfig(addresses.server, authorities.certificate(), pki.read_pair(directory, "kubelet"), f"system:node:{node}")
     write_if_changed(Path(f"{root}{_KUBECONFIG}"), text, SECRET)
+    return any(issued)
 
+
+def write_configuration(layout: Layout, node: str, cluster_dns: Sequence[str], machine: Machine, pause_image: str) -> None:
+    """What containerd and kubelet read, and the directories that they expect."""
+    import yaml
+
+    root = layout.member_root(node)
     for path in (_CNI_CONFIG_DIR, _CNI_BIN_DIR, "/var/lib/kubelet", "/etc/containerd", "/etc/kubernetes/manifests"):
         Path(f"{root}{path}").mkdir(parents=True, exist_ok=True)
     private_directory(root / "var" / "lib" / "containerd")
     config = yaml.safe_dump(dict(kubelet_config(cluster_dns, may_lower_oom_score=machine.may_lower_oom_score)), sort_keys=False)
     write_if_changed(Path(f"{root}{_KUBELET_CONFIG}"), config, PUBLIC)
     write_if_changed(Path(f"{root}{_CONTAINERD_CONFIG}"), containerd_config(machine, pause_image), PUBLIC)
-    return any(issued)

@@ -172,7 +172,9 @@ class Authorities:
             authority_key.verify(certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(hashes.SHA256()))
         except (ValueError, InvalidSignature):
             return False
-        if certificate.not_valid_after_utc - _now() < _RENEW_BEFORE or certificate.subject != _subject(identity.common_name, identity.groups):
+        if certificate.not_valid_after_utc - _now() < _RENEW_BEFORE or certificate.subject != _subject(
+            identity.common_name, identity.groups
+        ):
             return False
         try:
             names = set(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
@@ -267,9 +269,7 @@ def _subject(common_name: str, groups: Sequence[str]) -> x509.Name:
     return x509.Name([*organizations, x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, life: datetime.timedelta
-) -> x509.CertificateBuilder:
+def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, life: datetime.timedelta) -> x509.CertificateBuilder:
     from cryptography import x509
 
     now = _now()

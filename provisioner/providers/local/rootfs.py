@@ -19,8 +19,22 @@ from provisioner.providers.local.programs import Bind, Directory, FileSystem, Mo
 _PROGRAM_DIRS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _CERTIFICATE_DIRS = ("/etc/ssl", "/etc/ca-certificates", "/etc/pki")
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "kmsg", "fuse")
-_DEVICE_LINKS = {"/proc/self/fd": "/dev/fd", "/proc/self/fd/0": "/dev/stdin", "/proc/self/fd/1": "/dev/stdout", "/proc/self/fd/2": "/dev/stderr"}
-_OWN_DIRS = {"/etc": 0o755, "/root": 0o700, "/var/lib": 0o755, "/var/log": 0o755, "/tmp": 0o1777, "/opt": 0o755, "/home": 0o755, "/mnt": 0o755}
+_DEVICE_LINKS = {
+    "/proc/self/fd": "/dev/fd",
+    "/proc/self/fd/0": "/dev/stdin",
+    "/proc/self/fd/1": "/dev/stdout",
+    "/proc/self/fd/2": "/dev/stderr",
+}
+_OWN_DIRS = {
+    "/etc": 0o755,
+    "/root": 0o700,
+    "/var/lib": 0o755,
+    "/var/log": 0o755,
+    "/tmp": 0o1777,
+    "/opt": 0o755,
+    "/home": 0o755,
+    "/mnt": 0o755,
+}
 
 # What kubelet wants of the kernel. These are settings of the whole machine, so kubelet is shown files that already say what it
 # wants, and the machine keeps its own.

@@ -1,4 +1,4 @@
-"""The member-init executable: the one that was installed with the package, or one compiled from the source beside this file.
+"""The member-init executable: the one that was built with the package, or one compiled from the source beside this file.
 
 A compiled one is kept in the cache under the digest of its source, so a changed source is never run as its old self.
 """
@@ -16,7 +16,7 @@ from provisioner.plan.steps import Deadline
 from provisioner.process import run_logged
 
 SOURCE = Path(__file__).with_name("member-init.c")
-_INSTALLED = Path(__file__).with_name("member-init")
+_BUILT = Path(__file__).parents[3] / "objects" / "member-init"
 _FLAGS = ("-std=gnu11", "-static", "-Os", "-Wall", "-Wextra")
 COMPILERS = ("cc", "gcc", "clang")
 
@@ -28,10 +28,10 @@ def cached() -> Path:
 
 def find() -> Path | None:
     """The executable, if it needs no compiling."""
-    for candidate in (_INSTALLED, cached()):
-        if os.access(candidate, os.X_OK):
-            return candidate
-    return None
+    # In a checkout the source may have been changed since; where both were installed they have one time.
+    if os.access(_BUILT, os.X_OK) and _BUILT.stat().st_mtime >= SOURCE.stat().st_mtime:
+        return _BUILT
+    return cached() if os.access(cached(), os.X_OK) else None
 
 
 def ensure(deadline: Deadline) -> Path:
