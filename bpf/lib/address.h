@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Addresses of both families as 128 bits. */
+#ifndef ANETD_ADDRESS_H
+#define ANETD_ADDRESS_H
+
+#include "config.h"
+
+#define MAPPED_WORD bpf_htonl(0xffff)
+
+inline_always void address_from_ipv4(struct address *to, __be32 ipv4)
+{
+	to->halves[0] = 0;
+	to->words[2] = MAPPED_WORD;
+	to->words[3] = ipv4;
+}
+
+inline_always int address_is_ipv4(const struct address *a)
+{
+	return a->halves[0] == 0 && a->words[2] == MAPPED_WORD;
+}
+
+inline_always int address_equal(const struct address *a, const struct address *b)
+{
+	return a->halves[1] == b->halves[1] && a->halves[0] == b->halves[0];
+}
+
+inline_always int address_is_zero(const struct address *a)
+{
+	return !(a->halves[0] | a->halves[1]);
+}
+
+/* The node's own, by the family of a packet. Field by field: the frozen section then folds into constants. */
+inline_always int address_is_node(const struct address *a, int ipv4)
+{
+	if (ipv4)
+		return configured(CONFIG_IPV4) && a->words[3] == config.node_ipv4.words[3];
+	return configured(CONFIG_IPV6) && a->halves[1] == config.node_ipv6.halves[1] && a->halves[0] == config.node_ipv6.halves[0];
+}
+
+inline_always int node_address(struct address *to, int ipv4)
+{
+	if (ipv4) {
+		to->halves[0] = config.node_ipv4.halves[0];
+		to->halves[1] = config.node_ipv4.halves[1];
+		return configured(CONFIG_IPV4);
+	}
+	to->halves[0] = config.node_ipv6.halves[0];
+	to->halves[1] = config.node_ipv6.halves[1];
+	return configured(CONFIG_IPV6);
+}
+
+/* What the host's stack decides: multicast and broadcast, link-local (with the pods' gateway), loopback. */
+inline_always int address_is_for_host_stack(const struct address *a, int ipv4)
+{
+	if (ipv4) {
+		__u32 first = a->bytes[12];
+
+		return first >= 224 || first == 127 || (first == 169 && a->bytes[13] == 254);
+	}
+	return a->bytes[0] == 0xff || (a->bytes[0] == 0xfe && (a->bytes[1] & 0xc0) == 0x80);
+}
+
+#endif

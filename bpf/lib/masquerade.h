@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Pods behind the node's address.
+ *
+ * Ports come from above the kernel's ephemeral range, so that none is taken that a process of the node uses. A port is taken per far
+ * end: the key is the tuple as the outside sees it. The flow's row of conntrack keeps the port for the packets that follow;
+ * the row here finds the pod for what comes back.
+ */
+#ifndef ANETD_MASQUERADE_H
+#define ANETD_MASQUERADE_H
+
+#include "conntrack.h"
+#include "nat.h"
+
+#define PROBES_MAX 64
+
+inline_always int can_masquerade(const struct packet *p)
+{
+	if (p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP)
+		return 1;
+	if (p->fragment == FRAGMENT_LATER) /* the first one was an echo, or there would be no flow */
+		return is_icmp(p->protocol);
+	return (p->protocol == IPPROTO_ICMP && p->icmp_type == ICMP_ECHO) ||
+	       (p->protocol == IPPROTO_ICMPV6 && p->icmp_type == ICMPV6_ECHO_REQUEST);
+}
+
+inline_always int is_masquerade_port(__be16 port)
+{
+	__u16 host = bpf_ntohs(port);
+
+	return host >= config.masquerade_first && host <= config.masquerade_last;
+}
+
+inline_always int outside_key(struct flow_key *key, const struct packet *p)
+{
+	key->a = p->destination;
+	key->a_port = p->destination_port;
+	key->b_port = 0;
+	key->protocol = p->protocol;
+	key->padding[0] = 0;
+	key->padding[1] = 0;
+	key->padding[2] = 0;
+	return node_address(&key->b, p->ipv4);
+}
+
+/* Spread by the whole flow, and the same again for a flow whose row was evicted. */
+inline_always __u32 port_seed(const struct packet *p)
+{
+	__u32 h = p->source.words[3] * 0x9e3779b1u;
+
+	h = (h ^ (h >> 15) ^ p->destination.words[3]) * 0x85ebca77u;
+	h = (h ^ (h >> 13) ^ p->source_port ^ ((__u32)p->destination_port << 16)) * 0xc2b2ae3du;
+	return h ^ (h >> 16);
+}
+
+/* Whether the flow behind a taken port is over. */
+call_apart int is_stale(const struct masquerade_row *taken, const struct flow_key *outside, __u32 now)
+{
+	struct conntrack_row *row;
+	struct flow_key key;
+
+	order_ends(&key, &taken->pod_address, taken->pod_port, &outside->a, outside->a_port, outside->protocol);
+	row = bpf_map_lookup_elem(&conntrack, &key);
+	return !row || row->masquerade_port != outside->b_port || conntrack_expired(row, outside->protocol, now);
+}
+
+/* A port for a new flow, into its row. */
+verified_apart verdict masquerade_begin(const struct packet *p, __u32 now, struct conntrack_row *fresh)
+{
+	__u32 span = config.masquerade_last - config.masquerade_first + 1;
+	struct masquerade_row mine = {};
+	struct flow_key key;
+	__u32 seed;
+
+	if (!p || !fresh)
+		return dropped(DROP_MALFORMED);
+	mine.pod_address = p->source;
+	mine.pod_port = p->source_port;
+	seed = port_seed(p);
+	if (!can_masquerade(p))
+		return dropped(DROP_UNSUPPORTED_PROTOCOL);
+	if (!outside_key(&key, p) || !span)
+		return 0;
+	for (int i = 0; i < PROBES_MAX; i++) {
+		struct masquerade_row *taken;
+
+		key.b_port = bpf_htons(config.masquerade_first + (seed + i) % span);
+		if (!bpf_map_update_elem(&masquerade, &key, &mine, BPF_NOEXIST))
+			goto found;
+		taken = bpf_map_lookup_elem(&masquerade, &key);
+		if (!taken)
+			continue;
+		if (taken->pod_port == mine.pod_port && address_equal(&taken->pod_address, &mine.pod_address))
+			goto found;
+		if (is_stale(taken, &key, now) && !bpf_map_update_elem(&masquerade, &key, &mine, BPF_ANY))
+			goto found;
+	}
+	return dropped(DROP_MASQUERADE_EXHAUSTED);
+found:
+	fresh->masquerade_port = key.b_port;
+	return 0;
+}
+
+/* Out: the pod's address becomes the node's. */
+call_apart verdict masquerade_source(struct __sk_buff *skb, struct packet *p, __u32 port, __u32 refresh)
+{
+	struct flow_key key;
+
+	if (!outside_key(&key, p))
+		return 0;
+	key.b_port = port;
+	if (refresh && !bpf_map_lookup_elem(&masquerade, &key)) {
+		/* Evicted while only this direction spoke: what comes back still has to find the pod. */
+		struct masquerade_row mine = { .pod_address = p->source, .pod_port = p->source_port };
+
+		bpf_map_update_elem(&masquerade, &key, &mine, BPF_NOEXIST);
+	}
+	return rewrite_source(skb, p, &key.b, port);
+}
+
+/* Back in: the pod behind the node's address, 0 if there is none. */
+inline_always struct masquerade_row *masquerade_find(const struct address *far, __be16 far_port, const struct address *node, __be16 port,
+						    __u8 protocol)
+{
+	struct flow_key key = { .a = *far, .b = *node, .a_port = far_port, .b_port = port, .protocol = protocol };
+
+	return is_masquerade_port(port) ? bpf_map_lookup_elem(&masquerade, &key) : 0;
+}
+
+#endif

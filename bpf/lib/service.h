@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * A frontend's packets to one of its backends, and the answers back under the frontend's address.
+ *
+ * Two rows of conntrack: client to frontend says which backend was chosen; client to backend is the flow itself and says which
+ * frontend's address its replies get. Only the first is looked up in addition, and only by packets to a frontend. The choice
+ * holds as long as the flow does.
+ */
+#ifndef ANETD_SERVICE_H
+#define ANETD_SERVICE_H
+
+#include "conntrack.h"
+#include "nat.h"
+
+#define CHOICES_MAX 4
+
+/*
+ * A pod that reaches itself sees the gateway's address: Linux takes no IPv4 packet in that has the receiver's own address as
+ * its source. IPv6 does.
+ */
+#define GATEWAY_IPV4 bpf_htonl(0xa9fe0101) /* 169.254.1.1 */
+
+inline_always void source_towards(struct address *source, const struct packet *p, const struct address *backend)
+{
+	if (p->ipv4 && address_equal(&p->source, backend))
+		address_from_ipv4(source, GATEWAY_IPV4);
+	else
+		*source = p->source;
+}
+
+/* The flow of the packet's client to a backend. */
+inline_always void find_flow_to(const struct packet *p, struct flow *f, const struct address *backend, __be16 port)
+{
+	struct address source;
+
+	source_towards(&source, p, backend);
+	f->source_is_a = order_ends(&f->key, &source, p->source_port, backend, port, p->protocol);
+	f->forward = 1;
+	f->row = bpf_map_lookup_elem(&conntrack, &f->key);
+	if (f->row && (conntrack_expired(f->row, p->protocol, f->now) ||
+		       (starts_connection(p) && f->row->state >= CT_STATE_HALF_CLOSED)))
+		f->row = 0;
+}
+
+inline_always int translated_from(const struct conntrack_row *row, const struct packet *p)
+{
+	return (row->flags & CT_TRANSLATED) && row->translated_port == p->destination_port &&
+	       address_equal(&row->translated_address, &p->destination);
+}
+
+#define NOT_A_SERVICE 1
+
+inline_always int is_frontend(const struct packet *p)
+{
+	struct frontend_key key = { .address = p->destination, .port = p->destination_port, .protocol = p->protocol };
+
+	return bpf_map_lookup_elem(&frontends, &key) != 0;
+}
+
+/*
+ * A backend for a new flow to a frontend. `chosen` becomes the row client to frontend; `f` the flow to the backend, its row 0
+ * unless it is known from the same frontend.
+ */
+call_apart verdict choose_backend(const struct packet *p, struct flow *f, struct conntrack_row *chosen, __u32 *service_id)
+{
+	struct frontend_key key = { .address = p->destination, .port = p->destination_port, .protocol = p->protocol };
+	struct frontend *frontend = bpf_map_lookup_elem(&frontends, &key);
+	enum drop_reason reason = DROP_NO_BACKEND;
+	struct slot_key slot;
+	__u32 count;
+
+	if (!frontend)
+		return NOT_A_SERVICE;
+	count = frontend->count;
+	if (!count)
+		return dropped(DROP_NO_BACKEND);
+	*service_id = frontend->service_id;
+	slot.service_id = frontend->service_id;
+	slot.slot = bpf_get_prandom_u32() % count;
+	for (int i = 0; i < CHOICES_MAX; i++) {
+		__u32 *id = bpf_map_lookup_elem(&backend_slots, &slot);
+		struct backend *backend = id ? bpf_map_lookup_elem(&backends, id) : 0;
+
+		if (backend) {
+			find_flow_to(p, f, &backend->address, backend->port);
+			if (!f->row || translated_from(f->row, p)) {
+				chosen->service_id = *id;
+				chosen->translated_address = backend->address;
+				chosen->translated_port = backend->port;
+				return 0;
+			}
+			reason = DROP_SERVICE_COLLISION;
+		}
+		slot.slot = slot.slot + 1 < count ? slot.slot + 1 : 0;
+	}
+	return dropped(reason);
+}
+
+/*
+ * On entry `f` is the flow as the pod sent it, its row 0 or CT_SERVICE_ROW. On return 0 packet and `f` go to a backend; where f->row is 0
+ * `fresh` is to be added. NOT_A_SERVICE: there is no such frontend (any more).
+ */
+call_apart verdict to_backend(struct __sk_buff *skb, struct packet *p, struct flow *f, struct conntrack_row *fresh)
+{
+	struct flow_key service_key = f->key;
+	struct conntrack_row *known = f->row;
+	struct conntrack_row chosen;
+	__u32 service_id = 0;
+	struct address source;
+	verdict v;
+
+	conntrack_begin(p, f, &chosen);
+	chosen.flags |= CT_SERVICE_ROW;
+	if (known) {
+		if (known->last_seen != f->now)
+			known->last_seen = f->now;
+		chosen.service_id = known->service_id;
+		chosen.translated_address = known->translated_address;
+		chosen.translated_port = known->translated_port;
+		find_flow_to(p, f, &chosen.translated_address, chosen.translated_port);
+		if (f->row) {
+			/* A datagram has no connection that would end with its backend. */
+			if (!translated_from(f->row, p) ||
+			    (p->protocol == IPPROTO_UDP && !bpf_map_lookup_elem(&backends, &chosen.service_id)))
+				known = 0;
+		} else if (p->protocol != IPPROTO_TCP || starts_connection(p)) {
+			known = 0;
+		}
+	}
+	if (!known) {
+		v = choose_backend(p, f, &chosen, &service_id);
+		if (v)
+			return v == NOT_A_SERVICE ? dropped(DROP_NO_SUCH_SERVICE) : v;
+		v = conntrack_add(&service_key, &chosen);
+		if (v)
+			return v;
+	}
+	source_towards(&source, p, &chosen.translated_address);
+	if (!f->row) {
+		conntrack_begin(p, f, fresh);
+		fresh->flags |= CT_TRANSLATED;
+		fresh->service_id = service_id;
+		fresh->translated_address = p->destination;
+		fresh->translated_port = p->destination_port;
+		if (!address_equal(&source, &p->source))
+			fresh->flags |= CT_HAIRPIN;
+	}
+	if (!address_equal(&source, &p->source)) {
+		v = rewrite_source(skb, p, &source, p->source_port);
+		if (v)
+			return v;
+	}
+	return rewrite_destination(skb, p, &chosen.translated_address, chosen.translated_port);
+}
+
+/* A reply of a translated flow, on its way to the client. */
+call_apart verdict from_backend(struct __sk_buff *skb, struct packet *p, const struct conntrack_row *row)
+{
+	verdict v = 0;
+
+	if (row->flags & CT_HAIRPIN) {
+		struct address self = p->source;
+
+		v = rewrite_destination(skb, p, &self, p->destination_port);
+	}
+	return v ? v : rewrite_source(skb, p, &row->translated_address, row->translated_port);
+}
+
+#endif

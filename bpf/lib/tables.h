@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * All tables, shared by all programs by their pins. Sizes here are the defaults; Python sets its own before they are made.
+ * Tables that hold few rows of many possible are not preallocated; those written per flow are.
+ */
+#ifndef ANETD_TABLES_H
+#define ANETD_TABLES_H
+
+#include "config.h"
+
+#define TABLE(NAME, TYPE, KEY, VALUE, ROWS, FLAGS)      \
+	struct {                                        \
+		__uint(type, TYPE);                     \
+		__type(key, KEY);                       \
+		__type(value, VALUE);                   \
+		__uint(max_entries, ROWS);              \
+		__uint(map_flags, FLAGS);               \
+		__uint(pinning, LIBBPF_PIN_BY_NAME);    \
+	} NAME SEC(".maps")
+
+TABLE(endpoints, BPF_MAP_TYPE_HASH, struct address, struct endpoint, 4096, BPF_F_NO_PREALLOC);
+TABLE(routes, BPF_MAP_TYPE_LPM_TRIE, struct route_key, struct route, 16384, BPF_F_NO_PREALLOC);
+TABLE(frontends, BPF_MAP_TYPE_HASH, struct frontend_key, struct frontend, 65536, BPF_F_NO_PREALLOC);
+TABLE(backend_slots, BPF_MAP_TYPE_HASH, struct slot_key, __u32, 262144, BPF_F_NO_PREALLOC);
+TABLE(backends, BPF_MAP_TYPE_HASH, __u32, struct backend, 131072, BPF_F_NO_PREALLOC);
+TABLE(conntrack, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct conntrack_row, 131072, 0);
+TABLE(masquerade, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct masquerade_row, 65536, 0);
+TABLE(fragments, BPF_MAP_TYPE_LRU_HASH, struct fragment_key, struct fragment_row, 8192, 0);
+TABLE(drops, BPF_MAP_TYPE_PERCPU_HASH, struct drop_key, struct drop_count, 256, 0);
+
+#endif

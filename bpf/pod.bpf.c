@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: GPL-2.0
+/* A pod's host end: what the pod sends (ingress), and what the host's stack sends to it (egress). */
+#include "lib/accept.h"
+#include "lib/conntrack.h"
+#include "lib/deliver.h"
+#include "lib/drop.h"
+#include "lib/fragment.h"
+#include "lib/icmp_error.h"
+#include "lib/masquerade.h"
+#include "lib/route.h"
+#include "lib/service.h"
+
+inline_always __u32 route_kind(const struct route *route)
+{
+	return route ? route->kind : 0;
+}
+
+/* Whether a new flow appears with the node's address. Other nodes reach pods through the tunnel only, so they are outside too. */
+inline_always int wants_masquerade(__u32 kind)
+{
+	if (!configured(CONFIG_MASQUERADE))
+		return 0;
+	return kind == 0 || (configured(CONFIG_VXLAN) && kind == ROUTE_NODE);
+}
+
+/* Out of the node by the kernel's routing table, masqueraded if the flow is. */
+verified_apart verdict send_outside(struct __sk_buff *skb, struct packet *p, __u32 masquerade_port, __u32 refresh)
+{
+	struct bpf_redir_neigh neighbour = {};
+	__u32 ifindex = 0;
+	verdict v;
+
+	if (!p)
+		return dropped(DROP_MALFORMED);
+	if (way_outside(skb, p, &neighbour, &ifindex))
+		return TC_ACT_OK;
+	if (last_hop(skb, p))
+		return TC_ACT_OK;
+	if (masquerade_port) {
+		v = masquerade_source(skb, p, masquerade_port, refresh);
+		if (v)
+			return v;
+	}
+	skb->mark = MARK_HANDLED;
+	return bpf_redirect_neigh(ifindex, &neighbour, sizeof(neighbour), 0);
+}
+
+/* A packet whose addresses are final but for the masquerade. `return_by_tunnel`: a reply to a node that asked through the tunnel. */
+inline_always verdict forward(struct __sk_buff *skb, struct packet *p, const struct route *route, int return_by_tunnel,
+			      __be16 masquerade_port, int refresh)
+{
+	switch (route_kind(route)) {
+	case ROUTE_REMOTE_PODS:
+		if (unlikely(too_long(skb, p)))
+			return TC_ACT_OK;
+		if (configured(CONFIG_VXLAN))
+			return to_tunnel(skb, p, &route->next_hop);
+		return to_neighbour(skb, p, &route->next_hop);
+	case ROUTE_LOCAL_PODS: {
+		struct endpoint *to = bpf_map_lookup_elem(&endpoints, &p->destination);
+
+		return to ? deliver(skb, to) : dropped(DROP_NO_SUCH_POD);
+	}
+	case ROUTE_NODE:
+		if (!configured(CONFIG_VXLAN)) {
+			if (unlikely(too_long(skb, p)))
+				return TC_ACT_OK;
+			return to_neighbour(skb, p, &route->next_hop);
+		}
+		if (return_by_tunnel || !configured(CONFIG_MASQUERADE)) {
+			if (unlikely(too_long(skb, p)))
+				return TC_ACT_OK;
+			return to_tunnel(skb, p, &route->next_hop);
+		}
+		break;
+	case ROUTE_THIS_NODE:
+		return TC_ACT_OK;
+	case ROUTE_SERVICES:
+		return dropped(DROP_NO_SUCH_SERVICE);
+	}
+	return send_outside(skb, p, masquerade_port, refresh);
+}
+
+/* The first packet of a flow that a pod begins, or one to a frontend. */
+call_apart verdict begin_from_pod(struct __sk_buff *skb, struct packet *p, struct flow *f)
+{
+	struct conntrack_row fresh;
+	struct route *route;
+	verdict v = NOT_A_SERVICE;
+	__be16 port = 0;
+	int refresh = 0;
+
+	if (f->row || has_ports(p->protocol)) {
+		if (f->row || is_frontend(p))
+			v = to_backend(skb, p, f, &fresh);
+		if (v < 0)
+			return v;
+	}
+	if (v == NOT_A_SERVICE) {
+		if (address_is_for_host_stack(&p->destination, p->ipv4))
+			return TC_ACT_OK;
+		conntrack_begin(p, f, &fresh);
+	}
+	route = route_to(&p->destination);
+	if (f->row) {
+		refresh = f->row->last_seen != f->now;
+		conntrack_follow(p, f);
+		port = f->row->masquerade_port;
+	} else {
+		if (route_kind(route) == ROUTE_SERVICES)
+			return dropped(DROP_NO_SUCH_SERVICE);
+		if (wants_masquerade(route_kind(route))) {
+			v = masquerade_begin(p, f->now, &fresh);
+			if (v)
+				return v;
+			port = fresh.masquerade_port;
+		}
+		v = conntrack_add(&f->key, &fresh);
+		if (v)
+			return v;
+	}
+	return forward(skb, p, route, 0, port, refresh);
+}
+
+call_apart verdict forward_error(struct __sk_buff *skb, struct packet *p)
+{
+	struct route *route;
+	verdict v = error_from_pod(skb, p);
+
+	if (v)
+		return v;
+	if (address_is_for_host_stack(&p->destination, p->ipv4))
+		return TC_ACT_OK;
+	route = route_to(&p->destination);
+	/* Unrelated to any flow, it would leave under an address that the outside does not know. */
+	if (wants_masquerade(route_kind(route)) && !address_is_node(&p->source, p->ipv4))
+		return dropped(DROP_UNSUPPORTED_PROTOCOL);
+	return forward(skb, p, route, route_kind(route) == ROUTE_NODE, 0, 0);
+}
+
+inline_always verdict handle_from_pod(struct __sk_buff *skb)
+{
+	struct endpoint *from;
+	struct packet p;
+	struct flow f;
+	int refresh;
+	verdict v = parse(skb, &p);
+
+	if (unlikely(v)) {
+		if (v != NOT_IP)
+			return v;
+		return skb->protocol == bpf_htons(ETH_P_ARP) ? TC_ACT_OK : dropped(DROP_UNSUPPORTED_LAYER2);
+	}
+	from = bpf_map_lookup_elem(&endpoints, &p.source);
+	if (unlikely(!from || from->ifindex != skb->ifindex))
+		return p.kind == PACKET_NEIGHBOUR ? TC_ACT_OK : dropped(DROP_SPOOFED_SOURCE);
+	if (unlikely(p.kind != PACKET_PLAIN))
+		return p.kind == PACKET_NEIGHBOUR ? TC_ACT_OK : forward_error(skb, &p);
+	v = complete_ports(&p);
+	if (unlikely(v))
+		return v;
+	conntrack_find(&p, &f);
+	if (unlikely(!f.row || f.row->flags & CT_SERVICE_ROW))
+		return begin_from_pod(skb, &p, &f);
+	refresh = f.row->last_seen != f.now;
+	conntrack_follow(&p, &f);
+	if (!f.forward) {
+		int by_tunnel = f.row->flags & CT_VIA_TUNNEL;
+
+		if (unlikely(f.row->flags & CT_TRANSLATED)) {
+			v = from_backend(skb, &p, f.row);
+			if (v)
+				return v;
+		}
+		return forward(skb, &p, route_to(&p.destination), by_tunnel, 0, 0);
+	}
+	return forward(skb, &p, route_to(&p.destination), 0, f.row->masquerade_port, refresh);
+}
+
+SEC("tc")
+int from_pod(struct __sk_buff *skb)
+{
+	return finish(skb, handle_from_pod(skb), DROP_FROM_POD);
+}
+
+inline_always verdict handle_to_pod(struct __sk_buff *skb)
+{
+	struct packet p;
+	verdict v = parse(skb, &p);
+
+	if (v)
+		return v == NOT_IP ? TC_ACT_OK : v;
+	if (p.kind == PACKET_NEIGHBOUR || address_is_for_host_stack(&p.destination, p.ipv4))
+		return TC_ACT_OK;
+	if (p.kind == PACKET_ICMP_ERROR)
+		return error_to_pod(skb, &p, 0);
+	return accept_for_pod(skb, &p, 0);
+}
+
+SEC("tc")
+int to_pod(struct __sk_buff *skb)
+{
+	return finish(skb, handle_to_pod(skb), DROP_TO_POD);
+}
+
+char licence[] SEC("license") = "GPL";
