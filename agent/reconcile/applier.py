@@ -1,0 +1,41 @@
+"""Carries out steps on the kernel's tables.
+
+Invariant: steps are done in their order, and the first that fails ends the walk: what follows relied on it. The caller reads the
+tables anew before it plans again.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from agent.reconcile.diff import Put, Step
+
+
+class Rows(Protocol):
+    """What of a table the applier uses."""
+
+    def put_many(self, rows: Mapping[Any, Any], /) -> None: ...
+    def delete_many(self, keys: Iterable[Any], /) -> int: ...
+
+
+class ApplyError(Exception):
+    """A table refused a change."""
+
+
+def apply(steps: Iterable[Step], tables: Callable[[str], Rows]) -> int:
+    """Do every step; how many rows were written or deleted. Raises `ApplyError`."""
+    count = 0
+    for step in steps:
+        try:
+            if isinstance(step, Put):
+                tables(step.table).put_many(step.rows)
+                count += len(step.rows)
+            else:
+                tables(step.table).delete_many(step.keys)
+                count += len(step.keys)
+        except OSError as error:
+            why = "it is full: give it more rows" if error.errno == errno.E2BIG else str(error)
+            raise ApplyError(f"table {step.table} refused a change: {why}") from error
+    return count
