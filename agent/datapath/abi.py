@@ -7,7 +7,7 @@ integers here and network order in the kernel; IPv4 addresses are ::ffff:a.b.c.d
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
@@ -59,6 +59,8 @@ def _unport(data: bytes) -> int:
 
 
 class ConfigFlag(IntFlag):
+    """`enum config_flag`."""
+
     VXLAN = 1
     MASQUERADE = 2
     COARSE_CLOCK = 4
@@ -101,6 +103,8 @@ class Endpoint:
 
 
 class RouteKind(IntEnum):
+    """`enum route_kind`."""
+
     LOCAL_PODS = 1
     REMOTE_PODS = 2
     NODE = 3
@@ -139,12 +143,16 @@ class Frontend:
 
 @dataclass(frozen=True, slots=True)
 class SlotKey:
+    """The place of one backend in a service; slots count from 0."""
+
     service_id: int
     slot: int
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
+    """Where a service leads. `protocol` as in the frontend."""
+
     address: IPAddress
     port: int
     protocol: int
@@ -163,6 +171,8 @@ class FlowKey:
 
 
 class ConntrackState(IntEnum):
+    """`enum conntrack_state`."""
+
     NEW = 0
     ESTABLISHED = 1
     HALF_CLOSED = 2
@@ -170,6 +180,8 @@ class ConntrackState(IntEnum):
 
 
 class ConntrackFlag(IntFlag):
+    """`enum conntrack_flag`."""
+
     INITIATOR_B = 1
     SERVICE_ROW = 2
     TRANSLATED = 4
@@ -194,12 +206,16 @@ class ConntrackRow:
 
 @dataclass(frozen=True, slots=True)
 class MasqueradeRow:
+    """The pod behind an address and port of the node."""
+
     pod_address: IPAddress
     pod_port: int
 
 
 @dataclass(frozen=True, slots=True)
 class FragmentKey:
+    """What the fragments of one packet have in common."""
+
     source: IPAddress
     destination: IPAddress
     id: int
@@ -208,11 +224,15 @@ class FragmentKey:
 
 @dataclass(frozen=True, slots=True)
 class FragmentRow:
+    """What only the first fragment carries."""
+
     source_port: int
     destination_port: int
 
 
 class DropReason(IntEnum):
+    """`enum drop_reason`."""
+
     MALFORMED = 1
     SPOOFED_SOURCE = 2
     NO_SUCH_POD = 3
@@ -229,6 +249,8 @@ class DropReason(IntEnum):
 
 
 class DropDirection(IntEnum):
+    """`enum drop_direction`: the program that dropped."""
+
     FROM_POD = 1
     TO_POD = 2
     FROM_NETDEV = 3
@@ -250,8 +272,16 @@ class DropKey:
 
 @dataclass(frozen=True, slots=True)
 class DropCount:
+    """Since the tables were made."""
+
     packets: int
     bytes: int
+
+
+def sum_drops(counts: Iterable[DropCount]) -> DropCount:
+    """One count out of one a CPU."""
+    parts = list(counts)
+    return DropCount(sum(c.packets for c in parts), sum(c.bytes for c in parts))
 
 
 def _name(enum: type[IntEnum], value: int) -> str:

@@ -66,7 +66,9 @@ def load(path: Path, *, config: bytes, pins: Path, max_entries: Mapping[str, int
         result = lib.bpf_object__load(handle)
         if result:
             _raise_load_error(path, -result, [(name, log.value.decode(errors="replace")) for name, log in logs])
-        programs = {lib.bpf_program__name(p).decode(): os.dup(lib.bpf_program__fd(p)) for p in _iterate(lib.bpf_object__next_program, handle)}
+        programs = {
+            lib.bpf_program__name(p).decode(): os.dup(lib.bpf_program__fd(p)) for p in _iterate(lib.bpf_object__next_program, handle)
+        }
         maps = {lib.bpf_map__name(m).decode(): os.dup(lib.bpf_map__fd(m)) for m in _iterate(lib.bpf_object__next_map, handle)}
         return LoadedObject(programs, maps)
 
@@ -91,7 +93,9 @@ def _prepare_map(lib: ctypes.CDLL, map_: int, path: Path, config: bytes, pins: P
     name = lib.bpf_map__name(map_).decode()
     if name.endswith(_CONFIG_SECTION):
         if lib.bpf_map__value_size(map_) != len(config):
-            raise DatapathError(f"{path.name} expects {lib.bpf_map__value_size(map_)} bytes of configuration, not {len(config)}: rebuild it")
+            raise DatapathError(
+                f"{path.name} expects {lib.bpf_map__value_size(map_)} bytes of configuration, not {len(config)}: rebuild it"
+            )
         _check(lib.bpf_map__set_initial_value(map_, config, len(config)), f"configure {path.name}")
         return
     if not lib.bpf_map__pin_path(map_):

@@ -6,7 +6,6 @@ Every method is one system call or, for many rows, one a chunk. Nothing is cache
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -30,7 +29,7 @@ def _chunks(rows: Iterable[R]) -> Iterator[list[R]]:
 
 
 class Table(Generic[K, V]):
-    """A hash or longest-prefix table. Owns its file descriptor."""
+    """A hash or longest-prefix table. The file descriptor stays the caller's."""
 
     def __init__(self, name: str, fd: int, key: Codec[K], value: Codec[V]) -> None:
         self.name = name
@@ -54,7 +53,7 @@ class Table(Generic[K, V]):
 
     def items(self) -> Iterator[tuple[K, V]]:
         """Every row. Rows that come and go meanwhile may or may not be seen."""
-        for key, value in self._raw_items():
+        for key, value in self.raw_items():
             yield self._key.unpack(key), self._value.unpack(value)
 
     def put_many(self, rows: Mapping[K, V] | Iterable[tuple[K, V]]) -> None:
@@ -71,18 +70,21 @@ class Table(Generic[K, V]):
 
     def clear(self) -> int:
         """Delete every row; how many there were."""
-        return sum(self._delete_chunk(chunk) for chunk in _chunks([k for k, _ in self._raw_items()]))
+        return self.raw_delete([key for key, _ in self.raw_items()])
 
     def __len__(self) -> int:
-        return sum(1 for _ in self._raw_items())
+        return sum(1 for _ in self.raw_items())
 
-    def close(self) -> None:
-        """Close the file descriptor; the table lives on while it is pinned or in use."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+    def raw_get(self, key: bytes) -> bytes | None:
+        """As `get`, of bytes."""
+        return syscalls.map_lookup(self.fd, key, self._value.size)
 
-    def _raw_items(self) -> Iterator[tuple[bytes, bytes]]:
+    def raw_delete(self, keys: Iterable[bytes]) -> int:
+        """As `delete_many`, of bytes."""
+        return sum(self._delete_chunk(chunk) for chunk in _chunks(keys))
+
+    def raw_items(self) -> Iterator[tuple[bytes, bytes]]:
+        """As `items`, of bytes: for scans of large tables."""
         started = False
         try:
             for row in syscalls.map_lookup_batch(self.fd, self._key.size, self._value.size):
@@ -144,12 +146,6 @@ class PerCpuTable(Generic[K, V]):
             value = self._read(key)
             if value is not None:
                 yield self._key.unpack(key), value
-
-    def close(self) -> None:
-        """Close the file descriptor; the table lives on while it is pinned or in use."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
 
     def _read(self, key: bytes) -> V | None:
         data = syscalls.map_lookup(self.fd, key, self._stride * self._cpus)

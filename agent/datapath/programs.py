@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import Any
 
+from agent.datapath import abi, conntrack
 from agent.datapath.abi import (
     Backend,
+    Codec,
+    ConfigFlag,
+    ConfigRecord,
     ConntrackRow,
     DropCount,
     DropKey,
@@ -24,15 +30,23 @@ from agent.datapath.abi import (
     Route,
     SlotKey,
 )
+from agent.datapath.attach import POD_PREFIX, Attacher, ClsactAttacher, Pair, TcxAttacher
+from agent.datapath.errors import DatapathError
+from agent.datapath.libbpf import LoadedObject, load
 from agent.datapath.maps import PerCpuTable, Table
+from agent.datapath.probe import probe
 
 
 class RoutingMode(StrEnum):
+    """How packets reach pods of other nodes."""
+
     NATIVE = "native"
     VXLAN = "vxlan"
 
 
 class AttachMode(StrEnum):
+    """AUTO is tcx where the kernel has it."""
+
     AUTO = "auto"
     TCX = "tcx"
     CLSACT = "clsact"
@@ -69,55 +83,163 @@ class DatapathConfig:
     map_sizes: MapSizes = field(default_factory=MapSizes)
 
 
-class Datapath:
-    """Use `open`; the tables are ready then, and the devices are attached one by one."""
+_OBJECTS = ("pod", "host", "overlay")
+_CODECS: Mapping[str, tuple[Codec[Any], Codec[Any]]] = {
+    "endpoints": (abi.ADDRESS, abi.ENDPOINT),
+    "routes": (abi.ROUTE_KEY, abi.ROUTE),
+    "frontends": (abi.FRONTEND_KEY, abi.FRONTEND),
+    "backend_slots": (abi.SLOT_KEY, abi.BACKEND_ID),
+    "backends": (abi.BACKEND_ID, abi.BACKEND),
+    "conntrack": (abi.FLOW_KEY, abi.CONNTRACK_ROW),
+    "masquerade": (abi.FLOW_KEY, abi.MASQUERADE_ROW),
+    "fragments": (abi.FRAGMENT_KEY, abi.FRAGMENT_ROW),
+}
 
-    endpoints: Table[IPAddress, Endpoint]
-    routes: Table[IPNetwork, Route]
-    frontends: Table[FrontendKey, Frontend]
-    backend_slots: Table[SlotKey, int]
-    backends: Table[int, Backend]
-    conntrack: Table[FlowKey, ConntrackRow]
-    masquerade: Table[FlowKey, MasqueradeRow]
-    fragments: Table[FragmentKey, FragmentRow]
-    drops: PerCpuTable[DropKey, DropCount]
+
+class Datapath:
+    """Use `open`; the tables are ready then, and the devices are attached one by one.
+
+    Everything that a packet needs is pinned: programs by their links, tables by name. A process that ends, however, changes nothing.
+    """
+
+    def __init__(
+        self, config: DatapathConfig, root: Path, loaded: Mapping[str, LoadedObject], attacher: Attacher, mode: AttachMode
+    ) -> None:
+        self.config = config
+        self.attach_mode = mode
+        """tcx or clsact, never auto."""
+        self._root = root
+        self._loaded = loaded
+        self._attacher = attacher
+        maps = {name: fd for loaded_object in loaded.values() for name, fd in loaded_object.maps.items()}
+        self.endpoints: Table[IPAddress, Endpoint] = _table("endpoints", maps)
+        self.routes: Table[IPNetwork, Route] = _table("routes", maps)
+        self.frontends: Table[FrontendKey, Frontend] = _table("frontends", maps)
+        self.backend_slots: Table[SlotKey, int] = _table("backend_slots", maps)
+        self.backends: Table[int, Backend] = _table("backends", maps)
+        self.conntrack: Table[FlowKey, ConntrackRow] = _table("conntrack", maps)
+        self.masquerade: Table[FlowKey, MasqueradeRow] = _table("masquerade", maps)
+        self.fragments: Table[FragmentKey, FragmentRow] = _table("fragments", maps)
+        self.drops: PerCpuTable[DropKey, DropCount] = PerCpuTable("drops", maps["drops"], abi.DROP_KEY, abi.DROP_COUNT, abi.sum_drops)
 
     @classmethod
     def open(cls, config: DatapathConfig, bpffs: Path, objects: Path) -> Datapath:
         """Load the programs of `objects`, adopting the maps and links pinned below `<bpffs>/anetd/<layout>`.
 
-        Raises `DatapathError`.
+        Links that an earlier process pinned run the newly loaded programs when this returns. Raises `DatapathError`.
         """
-        raise NotImplementedError
+        root = bpffs / "anetd" / config.layout
+        try:
+            for directory in ("maps", "links"):
+                (root / directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatapathError(f"{root} cannot be made: {error}; is a bpffs mounted at {bpffs}?") from error
+        mode = _attach_mode(config.attach_mode)
+        record = _record(config).pack()
+        loaded: dict[str, LoadedObject] = {}
+        try:
+            for name in _OBJECTS:
+                if name != "overlay" or config.overlay_ifindex:
+                    path = objects / f"{name}.bpf.o"
+                    loaded[name] = load(path, config=record, pins=root / "maps", max_entries=asdict(config.map_sizes))
+            attacher: Attacher = TcxAttacher(root / "links") if mode is AttachMode.TCX else ClsactAttacher()
+            attacher.update(_pairs(loaded))
+        except OSError as error:
+            raise DatapathError(f"adopting what is pinned below {root} failed: {error}") from error
+        except DatapathError:
+            for loaded_object in loaded.values():
+                loaded_object.close()
+            raise
+        return cls(config, root, loaded, attacher, mode)
 
     def attach_device(self) -> None:
         """Attach from_netdev and to_netdev to the node's device."""
-        raise NotImplementedError
+        self._attach("device", self.config.device, self.config.device_ifindex)
 
     def attach_overlay(self) -> None:
         """Attach from_overlay and to_overlay to the tunnel device; nothing in native mode."""
-        raise NotImplementedError
+        if self.config.overlay_ifindex:
+            self._attach("overlay", "the tunnel's device", self.config.overlay_ifindex)
 
     def attach_pod(self, ifname: str, ifindex: int) -> None:
         """Attach from_pod and to_pod to a pod's host end. Idempotent."""
-        raise NotImplementedError
+        self._attach(POD_PREFIX + ifname, ifname, ifindex)
 
     def detach_pod(self, ifname: str) -> None:
         """Detach what `attach_pod` attached; no error if nothing is."""
-        raise NotImplementedError
+        self._attacher.detach(POD_PREFIX + ifname, ifname)
+        self._leave_other_places(POD_PREFIX + ifname)
 
     def attached(self) -> frozenset[str]:
         """Host ends that have both programs."""
-        raise NotImplementedError
+        return frozenset(slot.removeprefix(POD_PREFIX) for slot in self._attacher.slots() if slot.startswith(POD_PREFIX))
 
     def remove_endpoint_state(self, address: IPAddress) -> None:
         """Remove a deleted pod's endpoint row and its rows of conntrack and masquerade."""
-        raise NotImplementedError
+        self.endpoints.delete(address)
+        conntrack.remove_pod(self.conntrack, self.masquerade, address)
 
     def collect_garbage(self) -> int:
         """Remove expired rows of conntrack and what hangs on them; the number of rows removed. Call it about once a minute."""
-        raise NotImplementedError
+        return conntrack.collect(self.conntrack, self.masquerade)
 
     def close(self) -> None:
         """Close file descriptors; everything that is pinned goes on working."""
-        raise NotImplementedError
+        for loaded_object in self._loaded.values():
+            loaded_object.close()
+
+    def program_fd(self, name: str) -> int:
+        """The file descriptor of a loaded program, for test runs. Raises `KeyError`."""
+        for loaded_object in self._loaded.values():
+            if name in loaded_object.programs:
+                return loaded_object.programs[name]
+        raise KeyError(name)
+
+    def _attach(self, slot: str, ifname: str, ifindex: int) -> None:
+        pairs = _pairs(self._loaded)
+        self._attacher.attach(slot, ifname, ifindex, pairs[POD_PREFIX if slot.startswith(POD_PREFIX) else slot])
+        self._leave_other_places(slot)
+
+    def _leave_other_places(self, slot: str) -> None:
+        """Links of another layout, or of tcx where filters are wanted now, would go on beside what was just attached."""
+        for links in self._root.parent.glob("*/links"):
+            if links.parent != self._root or self.attach_mode is not AttachMode.TCX:
+                TcxAttacher(links).detach(slot, "")
+
+
+def _table(name: str, maps: Mapping[str, int]) -> Table[Any, Any]:
+    return Table(name, maps[name], *_CODECS[name])
+
+
+def _pairs(loaded: Mapping[str, LoadedObject]) -> dict[str, Pair]:
+    pod, host = loaded["pod"].programs, loaded["host"].programs
+    pairs = {POD_PREFIX: Pair(pod["from_pod"], pod["to_pod"]), "device": Pair(host["from_netdev"], host["to_netdev"])}
+    if "overlay" in loaded:
+        overlay = loaded["overlay"].programs
+        pairs["overlay"] = Pair(overlay["from_overlay"], overlay["to_overlay"])
+    return pairs
+
+
+def _attach_mode(wanted: AttachMode) -> AttachMode:
+    if wanted is AttachMode.CLSACT:
+        return wanted
+    tcx = probe("tcx")
+    if tcx.present:
+        return AttachMode.TCX
+    if wanted is AttachMode.AUTO:
+        return AttachMode.CLSACT
+    raise DatapathError(f"this kernel has no tcx ({tcx.reason}), which Linux {tcx.since} brought: set attachMode to auto or clsact")
+
+
+def _record(config: DatapathConfig) -> ConfigRecord:
+    flags = ConfigFlag(0)
+    for flag, wanted in (
+        (ConfigFlag.VXLAN, config.routing_mode is RoutingMode.VXLAN),
+        (ConfigFlag.MASQUERADE, config.masquerade),
+        (ConfigFlag.COARSE_CLOCK, probe("coarse-clock").present),
+        (ConfigFlag.IPV4, config.node_ipv4 is not None),
+        (ConfigFlag.IPV6, config.node_ipv6 is not None),
+    ):
+        if wanted:
+            flags |= flag
+    return ConfigRecord(config.node_ipv4, config.node_ipv6, config.device_ifindex, config.overlay_ifindex, config.mtu, flags)

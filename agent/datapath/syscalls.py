@@ -22,6 +22,8 @@ _ATTR_SIZE = 128
 
 
 class Command(IntEnum):
+    """`enum bpf_cmd`, as far as it is used here."""
+
     MAP_CREATE = 0
     MAP_LOOKUP_ELEM = 1
     MAP_UPDATE_ELEM = 2
@@ -172,6 +174,8 @@ def obj_get(path: Path) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class MapInfo:
+    """The head of `struct bpf_map_info`."""
+
     type: int
     id: int
     key_size: int
@@ -257,5 +261,6 @@ def prog_test_run(prog_fd: int, data: bytes, context: bytes = b"", repeat: int =
 def prog_load(prog_type: int, instructions: bytes, expected_attach_type: int = 0) -> int:
     """Load a few instructions, to see whether the kernel takes them."""
     code, licence = ctypes.create_string_buffer(instructions, len(instructions)), ctypes.create_string_buffer(b"GPL")
-    attr = struct.pack("=IIQQIIQII16sII", prog_type, len(instructions) // 8, _pointer(code), _pointer(licence), 0, 0, 0, 0, 0, b"probe", 0, expected_attach_type)
+    head = struct.pack("=IIQQIIQII", prog_type, len(instructions) // 8, _pointer(code), _pointer(licence), 0, 0, 0, 0, 0)
+    attr = head + struct.pack("=16sII", b"probe", 0, expected_attach_type)
     return _bpf(Command.PROG_LOAD, attr)
