@@ -32,7 +32,22 @@ class Hierarchy:
 
 
 _V1_CONTROLLERS = frozenset(
-    "cpu cpuacct cpuset memory devices freezer net_cls net_prio blkio perf_event pids hugetlb rdma misc debug".split()
+    (
+        "cpu",
+        "cpuacct",
+        "cpuset",
+        "memory",
+        "devices",
+        "freezer",
+        "net_cls",
+        "net_prio",
+        "blkio",
+        "perf_event",
+        "pids",
+        "hugetlb",
+        "rdma",
+        "misc",
+    )
 )
 
 
@@ -41,7 +56,7 @@ def parse_hierarchies(mountinfo: str, below: Path = CGROUP_MOUNT) -> tuple[Hiera
     found: dict[Path, Hierarchy] = {}
     for line in mountinfo.splitlines():
         fields, _, rest = line.partition(" - ")
-        kind, _, super_options = (rest.split(" ") + ["", ""])[:3]
+        kind, _, super_options = [*rest.split(" "), "", ""][:3]
         mount = Path(fields.split(" ")[4]) if fields.count(" ") >= 4 else Path("/")
         if not mount.is_relative_to(below):
             continue
@@ -67,7 +82,7 @@ def hierarchies() -> tuple[Hierarchy, ...]:
 def links(below: Path = CGROUP_MOUNT) -> dict[str, str]:
     """The symlinks beside the mounts (`cpu` -> `cpu,cpuacct`), which a member needs too."""
     with contextlib.suppress(OSError):
-        return {entry.name: os.readlink(entry.path) for entry in os.scandir(below) if entry.is_symlink()}
+        return {path.name: str(path.readlink()) for path in below.iterdir() if path.is_symlink()}
     return {}
 
 
@@ -168,11 +183,11 @@ def _remove_tree(directory: Path) -> None:
     # rmdir is the only removal that cgroupfs has: its files go with the directory.
     for path, _, _ in os.walk(directory, topdown=False):
         with contextlib.suppress(OSError):
-            os.rmdir(path)
+            Path(path).rmdir()
 
 
 def remove_empty(layout: Sequence[Hierarchy], group: str) -> None:
     """Remove the directory `group` where nothing is below it; another cluster's keep it."""
     for hierarchy in layout:
         with contextlib.suppress(OSError):
-            os.rmdir(hierarchy.mount / group)
+            (hierarchy.mount / group).rmdir()

@@ -7,15 +7,17 @@ through, because they are cached and cheap, and because that is how a changed ag
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import datetime as dt
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from provisioner import binaries, deploy, images
 from provisioner.plan.steps import Deadline, Plan, Progress, Step
+from provisioner.process import Unlimited
 from provisioner.providers.base import Credentials
 from provisioner.providers.local import (
     api,
@@ -38,6 +40,20 @@ from provisioner.providers.local.files import private_directory
 from provisioner.providers.local.layout import CONTROL_PLANE, Address, Layout, free_subnet, node_index
 from provisioner.providers.local.programs import Description, Program
 from provisioner.spec import ClusterSpec
+
+_TITLES = {
+    "record-cluster": "Reserve the name and the nodes' network",
+    "acquire-binaries": "Find the Kubernetes programs",
+    "build-images": "Build the images",
+    "write-pki": "Write certificates",
+    "create-network": "Create the nodes' network",
+    "start-control-plane": "Start the control plane",
+    "start-nodes": "Start the nodes",
+    "load-images": "Load the images into the nodes",
+    "deploy-dataplane": "Deploy anetd and CoreDNS",
+    "wait-nodes-ready": "Wait for the nodes and anetd",
+    "wait-dns": "Wait for a DNS answer in a pod",
+}
 
 
 def credentials_of(layout: Layout, record: records.Record) -> Credentials:
@@ -73,30 +89,38 @@ class Creation:
             f"nftables table {layout.nft_table}" if networks.nft() else "nft is not installed (package nftables): no way out for the nodes"
         )
         alive = self._observed.members
+        programs = "etcd, kube-apiserver, kube-controller-manager, kube-scheduler"
+        step = self._step
         steps = [
-            self._step("record-cluster", "Reserve the name and the nodes' network", self._reserve, (), (f"subnet {subnet}", str(layout.state_dir)),
-                       lambda: self._record is not None),
-            self._step("acquire-binaries", "Find the Kubernetes programs", self._acquire, (), (f"Kubernetes {spec.kubernetes_version}",)),
-            self._step("build-images", "Build the images", self._build_images, ("acquire-binaries",)),
-            self._step("write-pki", "Write certificates and configuration", self._write_pki, ("record-cluster",)),
-            self._step("create-network", "Create the nodes' network", self._create_network, ("record-cluster",),
-                       (f"bridge {layout.bridge}", masquerade)),
-            self._step("start-control-plane", "Start the control plane", self._start_control_plane,
-                       ("acquire-binaries", "write-pki", "create-network"), ("etcd, kube-apiserver, kube-controller-manager, kube-scheduler",),
-                       lambda: CONTROL_PLANE in alive and self._is_ready()),
-            self._step("start-nodes", "Start the nodes", self._start_nodes, ("build-images", "write-pki", "create-network"), self._nodes,
-                       lambda: all(name in alive for name in self._nodes)),
-            self._step("load-images", "Load the images into the nodes", self._load_images, ("start-nodes",)),
-            self._step("deploy-dataplane", "Deploy anetd and CoreDNS", self._deploy, ("start-control-plane", "load-images")),
-            self._step("wait-nodes-ready", "Wait for the nodes and anetd", self._wait_nodes, ("deploy-dataplane",)),
-            self._step("wait-dns", "Wait for a DNS answer in a pod", self._wait_dns, ("wait-nodes-ready",)),
-        ]  # fmt: skip
+            step("record-cluster", self._reserve, (), (f"subnet {subnet}", str(layout.state_dir)), lambda: self._record is not None),
+            step("acquire-binaries", self._acquire, (), (f"Kubernetes {spec.kubernetes_version}",)),
+            step("build-images", self._build_images, ("acquire-binaries",)),
+            step("write-pki", self._write_pki, ("record-cluster",)),
+            step("create-network", self._create_network, ("record-cluster",), (f"bridge {layout.bridge}", masquerade)),
+            step(
+                "start-control-plane",
+                self._start_control_plane,
+                ("acquire-binaries", "write-pki", "create-network"),
+                (programs,),
+                lambda: CONTROL_PLANE in alive and self._is_ready(),
+            ),
+            step(
+                "start-nodes",
+                self._start_nodes,
+                ("build-images", "write-pki", "create-network"),
+                self._nodes,
+                lambda: all(name in alive for name in self._nodes),
+            ),
+            step("load-images", self._load_images, ("start-nodes",)),
+            step("deploy-dataplane", self._deploy, ("start-control-plane", "load-images")),
+            step("wait-nodes-ready", self._wait_nodes, ("deploy-dataplane",)),
+            step("wait-dns", self._wait_dns, ("wait-nodes-ready",)),
+        ]
         return Plan("create", spec.name, steps)
 
     def _step(
         self,
         step_id: str,
-        title: str,
         apply: Callable[[Deadline, Progress], None],
         after: Sequence[str],
         details: Sequence[str] = (),
@@ -107,7 +131,7 @@ class Creation:
                 locks.acquire_cluster(self._lock, self._spec.name)
             apply(deadline, progress)
 
-        return Step(step_id, title, locked, done, details, after)
+        return Step(step_id, _TITLES[step_id], locked, done, details, after)
 
     # ---- what is not on the machine yet ----
 
@@ -121,25 +145,21 @@ class Creation:
             subnet = self._spec.node_subnet or free_subnet(
                 [*(network for network, _ in networks.networks_in_use()), *records.reserved_networks(layout)]
             )
-            now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             self._record = records.Record(self._spec, subnet, now)
             records.write(layout, self._record)
         progress(f"nodes' network {subnet}")
 
     @property
     def _known(self) -> records.Record:
-        if self._record is None:
-            msg = "the step record-cluster has not run"
-            raise RuntimeError(msg)
-        return self._record
+        return _made(self._record, "record-cluster")
 
     def _acquire(self, deadline: Deadline, progress: Progress) -> None:
         self._binaries = binaries.ensure(self._spec.kubernetes_version, self._bin_dir, deadline, progress)
         progress(f"programs from: {self._binaries.source}")
 
     def _build_images(self, deadline: Deadline, progress: Progress) -> None:
-        assert self._binaries is not None
-        self._images = images.ensure_images(self._binaries, deadline, progress)
+        self._images = images.ensure_images(_made(self._binaries, "acquire-binaries"), deadline, progress)
 
     def _write_pki(self, _deadline: Deadline, progress: Progress) -> None:
         layout, record = self._layout, self._known
@@ -164,11 +184,11 @@ class Creation:
 
     @cached_property
     def _init(self) -> Path:
-        return init.ensure(_NoLimit())
+        return init.ensure(Unlimited())
 
     def _start_member(self, name: str, own: Sequence[Address], programs: Sequence[Program], deadline: Deadline) -> int:
         """The pid of the running member; it is started unless it runs."""
-        assert self._binaries is not None
+        programs_directory = _made(self._binaries, "acquire-binaries").directory
         layout, addresses = self._layout, self._known.addresses
         pid = member.find(layout, name)
         if pid is not None:
@@ -180,7 +200,7 @@ class Creation:
         group = layout.member_cgroup(name)
         with locks.shared(layout.run_root):  # a delete of another cluster may be about to remove the directory above ours
             directories = cgroups.create(self._hierarchies, group)
-        mounts = rootfs.file_systems(root, self._binaries.directory, self._hierarchies, cgroups.links(), node=name != CONTROL_PLANE)
+        mounts = rootfs.file_systems(root, programs_directory, self._hierarchies, cgroups.links(), node=name != CONTROL_PLANE)
 
         def configure(pid: int) -> None:
             cgroups.delegate(self._hierarchies, group)
@@ -223,8 +243,8 @@ class Creation:
         )
 
     def _start_nodes(self, deadline: Deadline, progress: Progress) -> None:
-        assert self._images is not None
-        layout, addresses, pause = self._layout, self._known.addresses, self._images.pause.name
+        layout, addresses = self._layout, self._known.addresses
+        pause = _made(self._images, "build-images").pause.name
         cluster_dns = deploy.cluster_dns_addresses(self._spec)
         machine, labels = self._machine, self._spec.labels
         _ = self._init
@@ -247,8 +267,8 @@ class Creation:
         return {name: pid for name, pid in pids.items() if pid is not None}
 
     def _load_images(self, deadline: Deadline, progress: Progress) -> None:
-        assert self._images is not None
-        wanted = (self._images.pause, self._images.coredns, self._images.anetd)
+        built = _made(self._images, "build-images")
+        wanted = (built.pause, built.coredns, built.anetd)
         pids = self._running_nodes()
         snapshotter = self._machine.snapshotter
 
@@ -265,13 +285,13 @@ class Creation:
     # ---- what runs in the cluster ----
 
     def _deploy(self, deadline: Deadline, progress: Progress) -> None:
-        assert self._images is not None
+        built = _made(self._images, "build-images")
         own = credentials_of(self._layout, self._known)
         context = deploy.DeployContext(
             api_server=own.server,
             cluster_dns=deploy.cluster_dns_addresses(self._spec),
-            anetd_image=self._images.anetd.name,
-            coredns_image=self._images.coredns.name,
+            anetd_image=built.anetd.name,
+            coredns_image=built.coredns.name,
             upstream_dns=deploy.host_resolvers(),
         )
         deploy.apply_all(own, deploy.render_all(self._spec, context), deadline, progress)
@@ -329,9 +349,10 @@ class Creation:
         records.write(self._layout, self._record)
 
 
-class _NoLimit:
-    def remaining(self) -> float:
-        return float("inf")
+T = TypeVar("T")
 
-    def check(self, doing: str) -> None:
-        """Never."""
+
+def _made(value: T | None, step: str) -> T:
+    if value is None:
+        raise RuntimeError(f"the step {step} has not run")
+    return value

@@ -23,7 +23,7 @@ def write_atomically(path: Path, content: str | bytes, mode: int = SECRET, *, du
         if durable:
             stream.flush()
             os.fsync(descriptor)
-    os.replace(temporary, path)
+    temporary.replace(path)
     if durable:
         sync_directory(path.parent)
 

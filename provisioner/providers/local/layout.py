@@ -139,7 +139,7 @@ class Addresses:
 
     @classmethod
     def of(cls, subnet: IPv4Network, *, dual_stack: bool) -> Addresses:
-        """With a /64 that follows from `subnet`: for a /24 of NODE_SUBNETS its third octet is the fourth group, so a free /24 is a free /64."""
+        """With a /64 that follows from it. For a /24 of NODE_SUBNETS the third octet is the fourth group: a free /24 is a free /64."""
         if not dual_stack:
             return cls(subnet)
         if subnet.prefixlen == 24 and subnet.subnet_of(NODE_SUBNETS):

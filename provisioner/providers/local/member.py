@@ -9,7 +9,7 @@ start time that it names.
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import json
 import os
 import select
@@ -57,7 +57,7 @@ def started_at(pid: int) -> str:
     ticks = start_time(pid) or 0
     uptime = float(Path("/proc/uptime").read_text().split()[0])
     moment = time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
-    return datetime.datetime.fromtimestamp(moment, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return dt.datetime.fromtimestamp(moment, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def find(layout: Layout, member: str) -> int | None:
@@ -82,7 +82,8 @@ def start(layout: Layout, member: str, init: Path, description: str, configure: 
         env={},
         start_new_session=True,
     )
-    assert process.stdin is not None and process.stdout is not None
+    if process.stdin is None or process.stdout is None:  # cannot be, says PIPE; the type checker does not know
+        raise RuntimeError("no pipes")
     with process.stdin, process.stdout:
         pid = _await_ready(process.stdout.fileno(), member, deadline)
         process.wait()

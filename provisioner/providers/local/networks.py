@@ -74,7 +74,7 @@ def in_network(path: str, function: Callable[[], T]) -> T:
             finally:
                 os.close(descriptor)
             results.append(function())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again by the caller's thread
             failures.append(error)
 
     thread = threading.Thread(target=work, name="in-network")
@@ -88,6 +88,13 @@ def in_network(path: str, function: Callable[[], T]) -> T:
 def _index(ipr: IPRoute, name: str) -> int | None:
     found = ipr.link_lookup(ifname=name)
     return int(found[0]) if found else None
+
+
+def _existing_index(ipr: IPRoute, name: str) -> int:
+    index = _index(ipr, name)
+    if index is None:
+        raise errors.UpstreamFailure(f"the link {name} has gone", remedy="Run the command again.")
+    return index
 
 
 def _family(address: Address | Network) -> int:
@@ -109,8 +116,7 @@ def ensure_bridge(layout: Layout, addresses: Addresses) -> None:
             # Its MAC is set, or it would change with the ports, and with it the gateway of every node.
             mac = "02:" + ":".join(layout.link_stem[i : i + 2] for i in range(3, 11, 2)) + ":01"
             ipr.link("add", ifname=layout.bridge, kind="bridge", address=mac, br_forward_delay=0, br_mcast_snooping=0)
-            index = _index(ipr, layout.bridge)
-            assert index is not None
+            index = _existing_index(ipr, layout.bridge)
         _add_addresses(ipr, index, addresses.bridge, addresses.networks)
         ipr.link("set", index=index, state="up")
 
@@ -124,14 +130,11 @@ def attach(layout: Layout, member: str, pid: int, member_addresses: Sequence[Add
     """Give the member `eth0` on the bridge, with its addresses, default routes and forwarding."""
     host_end = layout.host_link(member)
     with netlink() as ipr:
-        bridge = _index(ipr, layout.bridge)
-        if bridge is None:
-            raise errors.UpstreamFailure(f"the bridge {layout.bridge} has gone", remedy="Run the command again.")
+        bridge = _existing_index(ipr, layout.bridge)
         # The kernel takes the links of a dead namespace away in its own time; a name that it still holds cannot be used again.
         _delete_link(ipr, host_end)
         ipr.link("add", ifname=host_end, kind="veth", peer={"ifname": _MEMBER_LINK, "net_ns_pid": pid})
-        index = _index(ipr, host_end)
-        assert index is not None
+        index = _existing_index(ipr, host_end)
         ipr.link("set", index=index, master=bridge, state="up")
 
     def configure() -> None:
@@ -140,8 +143,7 @@ def attach(layout: Layout, member: str, pid: int, member_addresses: Sequence[Add
                 Path("/proc/sys", name).write_text("1")
         with netlink() as ipr:
             ipr.link("set", index=1, state="up")
-            index = _index(ipr, _MEMBER_LINK)
-            assert index is not None
+            index = _existing_index(ipr, _MEMBER_LINK)
             _add_addresses(ipr, index, member_addresses, addresses.networks)
             ipr.link("set", index=index, state="up")
             for gateway in addresses.bridge:
@@ -225,7 +227,10 @@ def networks_in_use() -> list[tuple[Network, str]]:
 
 
 def set_forwarding(value: str) -> str:
-    """Set the host's IPv4 forwarding; the value before. IPv6 forwarding is left alone: it would make the host ignore router advertisements."""
+    """Set the host's IPv4 forwarding; the value before.
+
+    IPv6 forwarding is left alone: with it the host would ignore router advertisements, and lose its own way out.
+    """
     before = IP_FORWARD.read_text().strip()
     if before != value:
         IP_FORWARD.write_text(value)

@@ -7,7 +7,7 @@ minutes. Keys are ECDSA P-256. Whatever is near its expiry, or no longer says wh
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ ETCD_CA = "etcd-ca"
 FRONT_PROXY_CA = "front-proxy-ca"
 _AUTHORITIES = {CLUSTER_CA: "kubernetes", ETCD_CA: "etcd", FRONT_PROXY_CA: "kubernetes-front-proxy"}
 
-_CA_LIFE = datetime.timedelta(days=3650)
-_LEAF_LIFE = datetime.timedelta(days=365)
-_RENEW_BEFORE = datetime.timedelta(days=60)
-_BOOTSTRAP_LIFE = datetime.timedelta(minutes=15)
-_CLOCK_SKEW = datetime.timedelta(minutes=5)
+_CA_LIFE = dt.timedelta(days=3650)
+_LEAF_LIFE = dt.timedelta(days=365)
+_RENEW_BEFORE = dt.timedelta(days=60)
+_BOOTSTRAP_LIFE = dt.timedelta(minutes=15)
+_CLOCK_SKEW = dt.timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class Authorities:
         write_atomically(self.directory / f"{stem}.crt", _certificate_pem(certificate), PUBLIC)
         return certificate, key
 
-    def issue(self, identity: Identity, life: datetime.timedelta = _LEAF_LIFE) -> Pair:
+    def issue(self, identity: Identity, life: dt.timedelta = _LEAF_LIFE) -> Pair:
         from cryptography import x509
         from cryptography.hazmat.primitives import hashes
         from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -186,11 +186,12 @@ class Authorities:
         """Have `identity`'s pair in `directory`; True when it was issued now."""
         certificate_file, key_file = directory / f"{identity.stem}.crt", directory / f"{identity.stem}.key"
         try:
-            if key_file.stat().st_mode & 0o077 == 0 and self.is_current(certificate_file.read_bytes(), identity):
-                if _belong_together(certificate_file.read_bytes(), key_file.read_bytes()):
-                    return False
+            certificate = certificate_file.read_bytes()
+            private = key_file.stat().st_mode & 0o077 == 0
+            if private and self.is_current(certificate, identity) and _belong_together(certificate, key_file.read_bytes()):
+                return False
         except OSError:
-            pass
+            pass  # not there yet
         pair = self.issue(identity)
         write_atomically(key_file, pair.key, SECRET, durable=False)
         write_atomically(certificate_file, pair.certificate, SECRET, durable=False)
@@ -251,8 +252,8 @@ def _belong_together(certificate_pem: bytes, key_pem: bytes) -> bool:
         return False
 
 
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
 
 
 def _new_key() -> ec.EllipticCurvePrivateKey:
@@ -269,7 +270,7 @@ def _subject(common_name: str, groups: Sequence[str]) -> x509.Name:
     return x509.Name([*organizations, x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, life: datetime.timedelta) -> x509.CertificateBuilder:
+def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, life: dt.timedelta) -> x509.CertificateBuilder:
     from cryptography import x509
 
     now = _now()

@@ -13,7 +13,7 @@ import platform
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,12 +138,12 @@ def _false_on_netlink_error(results: list[bool]) -> Iterator[None]:
 
 
 def _can_make_link(kind: str) -> bool:
-    extra = {"veth": {"peer": {"ifname": "probe1"}}, "vxlan": {"vxlan_id": 1, "vxlan_port": 8472}}.get(kind, {})
+    needed: Mapping[str, Mapping[str, object]] = {"veth": {"peer": {"ifname": "probe1"}}, "vxlan": {"vxlan_id": 1, "vxlan_port": 8472}}
 
     def work() -> bool:
         results: list[bool] = []
         with networks.netlink() as ipr, _false_on_netlink_error(results):
-            ipr.link("add", ifname="probe0", kind=kind, **extra)
+            ipr.link("add", ifname="probe0", kind=kind, **needed.get(kind, {}))
         return results[0]
 
     return in_new_namespace(_CLONE_NEWNET, work)

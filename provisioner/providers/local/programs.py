@@ -32,6 +32,8 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Bind:
+    """`source` on the host appears as `path`, with what is mounted below it."""
+
     source: str
     path: str
     read_only: bool = True
@@ -39,6 +41,8 @@ class Bind:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
+    """A new file system of the type `kind`."""
+
     kind: str
     path: str
     options: str = "nosuid,nodev,noexec"
@@ -46,12 +50,16 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Symlink:
+    """Made unless something is there."""
+
     target: str
     path: str
 
 
 @dataclass(frozen=True, slots=True)
 class Directory:
+    """Made, with its parents, unless it is there."""
+
     path: str
     mode: int = 0o755
 

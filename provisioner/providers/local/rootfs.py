@@ -7,7 +7,6 @@ the node's alone and goes with the cluster. Nothing here mounts: it lists what m
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,7 +29,7 @@ _OWN_DIRS = {
     "/root": 0o700,
     "/var/lib": 0o755,
     "/var/log": 0o755,
-    "/tmp": 0o1777,
+    "/tmp": 0o1777,  # noqa: S108 - the member's
     "/opt": 0o755,
     "/home": 0o755,
     "/mnt": 0o755,
@@ -60,11 +59,11 @@ def file_systems(
     """In the order in which they are mounted."""
     items: list[FileSystem] = [Directory(path, mode) for path, mode in _OWN_DIRS.items()]
     for path in _PROGRAM_DIRS:
-        if os.path.islink(path):
-            items.append(Symlink(os.readlink(path), path))
-        elif os.path.isdir(path):
+        if Path(path).is_symlink():
+            items.append(Symlink(str(Path(path).readlink()), path))
+        elif Path(path).is_dir():
             items.append(Bind(path, path))
-    items += [Bind(path, path) for path in _CERTIFICATE_DIRS if os.path.isdir(path)]
+    items += [Bind(path, path) for path in _CERTIFICATE_DIRS if Path(path).is_dir()]
     items.append(Bind(str(binaries), BIN_DIR))
     items += [
         Mount("proc", "/proc"),
@@ -74,19 +73,19 @@ def file_systems(
         Directory("/dev/pts"),
         Mount("devpts", "/dev/pts", "nosuid,noexec,newinstance,ptmxmode=0666,mode=620,gid=5"),
         Symlink("pts/ptmx", "/dev/ptmx"),
-        Mount("tmpfs", "/dev/shm", "nosuid,nodev,mode=1777"),
+        Mount("tmpfs", "/dev/shm", "nosuid,nodev,mode=1777"),  # noqa: S108
         Mount("mqueue", "/dev/mqueue"),
         Symlink("/run", "/var/run"),
         Directory("/run/lock", 0o1777),
         Symlink("/run/lock", "/var/lock"),
     ]
-    items += [Bind(f"/dev/{name}", f"/dev/{name}", read_only=False) for name in _DEVICES if os.path.exists(f"/dev/{name}")]
+    items += [Bind(f"/dev/{name}", f"/dev/{name}", read_only=False) for name in _DEVICES if Path(f"/dev/{name}").exists()]
     items += [Symlink(target, path) for target, path in _DEVICE_LINKS.items()]
     items += _cgroup_mounts(hierarchies, cgroup_links)
     if node:
         items.append(Mount("bpf", "/sys/fs/bpf", "nosuid,nodev,noexec,mode=700"))
         for name in KUBELET_SYSCTLS:
-            if os.path.exists(f"/proc/sys/{name}"):
+            if Path(f"/proc/sys/{name}").exists():
                 items.append(Bind(f"{root}{_SYSCTL_FILES}/{name}", f"/proc/sys/{name}"))
     return items
 

@@ -52,5 +52,5 @@ def ensure(deadline: Deadline) -> Path:
             doing="compiling member-init",
             deadline=deadline,
         )
-        os.replace(built, target)
+        built.replace(target)
     return target
