@@ -122,7 +122,7 @@ def plugin_ms(cluster: Cluster, node: str) -> dict[str, float]:
         "def cost(argv,env):\n"
         "  v=[]\n"
         "  for _ in range(100):\n"
-        "    s=time.perf_counter();subprocess.run(argv,env=env,input=b'{\"cniVersion\":\"1.1.0\"}',stdout=subprocess.DEVNULL);"
+        '    s=time.perf_counter();subprocess.run(argv,env=env,input=b\'{"cniVersion":"1.1.0"}\',stdout=subprocess.DEVNULL);'
         "v.append((time.perf_counter()-s)*1000)\n"
         "  return statistics.median(v)\n"
         "print(cost(['/opt/cni/bin/anetd-cni'],{'CNI_COMMAND':'VERSION'}),cost(['/bin/true'],{}))\n"

@@ -119,10 +119,21 @@ def attached(variant: str, bpffs: Path) -> Iterator[None]:
         return
     with ExitStack() as stack:
         for index, node in enumerate(NODES):
-            argv = ["ip", "netns", "exec", node.name, sys.executable, "-m", "tests.bench.datapath_limit", "--hold", f"{variant}:{index}:{bpffs}"]
+            argv = [
+                "ip",
+                "netns",
+                "exec",
+                node.name,
+                sys.executable,
+                "-m",
+                "tests.bench.datapath_limit",
+                "--hold",
+                f"{variant}:{index}:{bpffs}",
+            ]
             holder = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             stack.callback(holder.wait)
-            assert holder.stdin is not None and holder.stdout is not None
+            assert holder.stdin is not None
+            assert holder.stdout is not None
             stack.callback(holder.stdin.close)
             if holder.stdout.readline().strip() != "attached":
                 raise RuntimeError(f"{variant} could not be attached to {node.name}")
@@ -196,7 +207,8 @@ def measure(tool: Path, client: str, server: str, shape: str, seconds: float) ->
 def serving(tool: Path, namespace: str, address: str) -> Iterator[None]:
     server = subprocess.Popen(["ip", "netns", "exec", namespace, str(tool), "serve", address], stdout=subprocess.PIPE, text=True)
     try:
-        assert server.stdout is not None and server.stdout.readline().strip() == "ready"
+        assert server.stdout is not None
+        assert server.stdout.readline().strip() == "ready"
         yield
     finally:
         server.kill()

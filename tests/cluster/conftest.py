@@ -85,7 +85,18 @@ def cluster(
     config = spec_file(directory, name, numNodes=2, **spec)
     # The creation's own output goes to the test log: where a creation fails, that is what one wants to read.
     subprocess.run(
-        [provisioner, "create-cluster", name, "--dataplane-v2", "--config", str(config), "--kubeconfig", str(kubeconfig), "--timeout", "5m"],
+        [
+            provisioner,
+            "create-cluster",
+            name,
+            "--dataplane-v2",
+            "--config",
+            str(config),
+            "--kubeconfig",
+            str(kubeconfig),
+            "--timeout",
+            "5m",
+        ],
         check=True,
         timeout=330,
     )

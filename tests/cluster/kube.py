@@ -121,7 +121,9 @@ class Cluster:
             self.kubectl("delete", "namespace", name, "--wait=false")
 
 
-def toolbox_pod(cluster: Cluster, name: str, node: str, *, labels: dict[str, str] | None = None, host_network: bool = False) -> dict[str, Any]:
+def toolbox_pod(
+    cluster: Cluster, name: str, node: str, *, labels: dict[str, str] | None = None, host_network: bool = False
+) -> dict[str, Any]:
     """A pod that serves HTTP and UDP (agnhost netexec) and holds the usual network tools, bound to a node.
 
     A host-network pod serves on ports of its own, so that several may share a node.

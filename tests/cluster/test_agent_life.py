@@ -19,7 +19,9 @@ SENDER = "i=0; while [ $i -lt 800 ]; do echo $i; i=$((i+1)); sleep 0.01; done | 
 
 def agent_process(cluster: Cluster, node: str) -> int:
     """The agent's pid inside the node."""
-    listing = cluster.in_member(node, "sh", "-c", "for p in /proc/[0-9]*; do printf '%s ' ${p#/proc/}; tr '\\0' ' ' < $p/cmdline; echo; done")
+    listing = cluster.in_member(
+        node, "sh", "-c", "for p in /proc/[0-9]*; do printf '%s ' ${p#/proc/}; tr '\\0' ' ' < $p/cmdline; echo; done"
+    )
     return next(int(line.split()[0]) for line in listing.splitlines() if "agent.main agent" in line)
 
 

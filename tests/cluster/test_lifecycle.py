@@ -21,7 +21,9 @@ STEPS = 10  # more than a plan has; an index beyond the plan's end only means th
 def machine() -> dict[str, list[str]]:
     """What a cluster could leave on a machine."""
     links = json.loads(run("ip", "-j", "link", "show"))
-    routes = json.loads(run("ip", "-j", "route", "show", "table", "all")) + json.loads(run("ip", "-j", "-6", "route", "show", "table", "all"))
+    routes = json.loads(run("ip", "-j", "route", "show", "table", "all")) + json.loads(
+        run("ip", "-j", "-6", "route", "show", "table", "all")
+    )
     namespaces = json.loads(run("lsns", "--json", "-o", "ns,type,command"))["namespaces"]
     cgroups = [str(p) for root in Path("/sys/fs/cgroup").glob("**/provisioner*") for p in [root]]
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout.splitlines()
@@ -124,9 +126,7 @@ def test_a_killed_node_comes_back_with_create(provisioner: str, kubectl_path: st
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
-def test_a_create_that_is_cut_short_anywhere_is_continued_and_removed(
-    provisioner: str, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_create_that_is_cut_short_anywhere_is_continued_and_removed(provisioner: str, tmp_path: Path, number: signal.Signals) -> None:
     """The command is ended shortly after each step begins; every time the next create goes on, and a delete leaves nothing."""
     before = machine()
     config = spec_file(tmp_path, NAME, numNodes=1)

@@ -153,7 +153,8 @@ def test_large_transfers_pass_through_every_path(cluster: Cluster, playground: s
     """8 MB over TCP: segmentation offload, path MTU and checksums all have to be right."""
     for client, server in itertools.product(("a1",), ("a2", "b1")):
         for address in addresses(cluster, playground, server):
-            shell = f"head -c 8000000 /dev/zero | curl -sS --max-time 20 -o /dev/null -w '%{{size_upload}}' --data-binary @- {url(address, 8080, '/echo')}"
+            upload = f"curl -sS --max-time 20 -o /dev/null -w '%{{size_upload}}' --data-binary @- {url(address, 8080, '/echo')}"
+            shell = f"head -c 8000000 /dev/zero | {upload}"
             assert int(float(cluster.exec(playground, client, "sh", "-c", shell))) == 8_000_000
 
 
@@ -164,7 +165,9 @@ def test_a_packet_above_the_path_mtu_is_answered_with_the_mtu(cluster: Cluster, 
         headers = 48 if ":" in address else 28
         fits = cluster.exec(playground, "a1", "ping", "-c", "1", "-W", "2", "-M", "do", "-s", str(link["mtu"] - headers), address)
         assert "1 received" in fits
-        refused = cluster.exec(playground, "a1", "ping", "-c", "1", "-W", "2", "-M", "do", "-s", str(link["mtu"] - headers + 1), address, check=False)
+        refused = cluster.exec(
+            playground, "a1", "ping", "-c", "1", "-W", "2", "-M", "do", "-s", str(link["mtu"] - headers + 1), address, check=False
+        )
         assert re.search(r"mtu|too long|0 received", refused, re.IGNORECASE) or refused == ""
 
 

@@ -50,7 +50,7 @@ def test_nodes_reach_pods_and_pods_reach_nodes(net: Topology, family: int, kind:
         for pod in PODS.values():
             if net.mode == "vxlan" and pod.node != node.name:
                 continue  # the host's own route into the tunnel is the agent's work, not of the programs alone
-            assert net.ask(node.name, kind, pod.address[family]).split()[0] in (node.address[family],)
+            assert net.ask(node.name, kind, pod.address[family]).split()[0] == node.address[family]
     for pod in PODS.values():
         for node in NODES.values():
             seen = net.ask(pod.name, kind, node.address[family]).split()[0]
@@ -109,7 +109,8 @@ def test_a_destination_set_aside_is_reached_with_the_pods_address(net: Topology,
         ["ip", "netns", "exec", "dp-far", sys.executable, str(TRAFFIC), "serve", target, str(PORT)], stdout=subprocess.PIPE, text=True
     )
     try:
-        assert server.stdout is not None and server.stdout.readline().strip() == "ready"
+        assert server.stdout is not None
+        assert server.stdout.readline().strip() == "ready"
         for kind in ("tcp", "udp"):
             assert net.ask("dp-p0", kind, target).split()[0] == PODS["dp-p0"].address[family]
     finally:

@@ -122,7 +122,10 @@ def build(mode: str) -> None:
                 inside(pod.name, f"ip route add {gateway} dev eth0")
             inside(pod.name, f"ip -{family} route add default via {gateway} dev eth0")
             inside(pod.node, f"ip -{family} route add {pod.address[family]}/{length} dev {pod.host_end}")
-            inside(pod.node, f"ip -{family} neigh add {pod.address[family]} lladdr {link(pod.name, 'eth0')['address']} dev {pod.host_end} nud permanent")
+            inside(
+                pod.node,
+                f"ip -{family} neigh add {pod.address[family]} lladdr {link(pod.name, 'eth0')['address']} dev {pod.host_end} nud permanent",
+            )
 
 
 @dataclass
@@ -133,7 +136,8 @@ class Holder:
     process: subprocess.Popen[str]
 
     def call(self, **request: Any) -> Any:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         answer = json.loads(self.process.stdout.readline())
@@ -157,7 +161,19 @@ class Topology:
     holders: dict[str, Holder] = field(default_factory=dict)
 
     def start(self, node: str) -> None:
-        argv = ["ip", "netns", "exec", node, sys.executable, "-m", "tests.datapath.holder", node, self.mode, self.attach, str(self.bpffs / node)]
+        argv = [
+            "ip",
+            "netns",
+            "exec",
+            node,
+            sys.executable,
+            "-m",
+            "tests.datapath.holder",
+            node,
+            self.mode,
+            self.attach,
+            str(self.bpffs / node),
+        ]
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         assert process.stdout is not None
         if process.stdout.readline().strip() != "ready":
@@ -172,7 +188,7 @@ class Topology:
         return inside(client, f"ping -c 1 -W 2 -s {size} {options} {address} 2>&1", check=False)
 
     def drops(self, node: str) -> dict[str, int]:
-        """"reason direction" -> packets."""
+        """ "reason direction" -> packets."""
         return dict(self.holders[node].call(do="drops"))
 
 
@@ -197,7 +213,8 @@ def running(mode: str, attach: str) -> Iterator[Topology]:
                 argv = ["ip", "netns", "exec", namespace, sys.executable, str(TRAFFIC), "serve", address, str(PORT)]
                 servers.append(subprocess.Popen(argv, stdout=subprocess.PIPE, text=True))
             for server in servers:
-                assert server.stdout is not None and server.stdout.readline().strip() == "ready"
+                assert server.stdout is not None
+                assert server.stdout.readline().strip() == "ready"
             yield topology
         finally:
             for process in (*servers, *(h.process for h in topology.holders.values())):
