@@ -16,12 +16,12 @@ from provisioner.spec import ClusterSpec, HostRoute, RoutingMode, check_host_rou
 
 
 class LocalProvider:
-    """bin_dir  a directory with the Kubernetes programs, instead of the cache, the release or a build. Roots are for tests."""
+    """kubernetes_bin_dir  the programs, instead of those from the cache, the release or a build. Other roots are for tests."""
 
     name = "local"
 
-    def __init__(self, bin_dir: Path | None = None, *, state_root: Path = STATE_ROOT, run_root: Path = RUN_ROOT) -> None:
-        self._bin_dir = bin_dir
+    def __init__(self, kubernetes_bin_dir: Path | None = None, *, state_root: Path = STATE_ROOT, run_root: Path = RUN_ROOT) -> None:
+        self._bin_dir = kubernetes_bin_dir
         self._state_root = state_root
         self._run_root = run_root
         self._locks: dict[str, locks.FileLock] = {}
@@ -34,8 +34,9 @@ class LocalProvider:
 
     def _found(self, name: str) -> tuple[Layout, records.Observed]:
         layout = self._layout(name)
-        observed = records.observe(layout)
-        if not observed.exists:
+        # A name that no cluster can have is not looked for: as a path it could lead anywhere.
+        observed = records.observe(layout) if _is_valid_name(name) else None
+        if observed is None or not observed.exists:
             known = ", ".join(records.names(self._state_root, self._run_root))
             raise errors.NotFound(
                 f"there is no cluster {name} on this machine", remedy=f"These are there: {known}." if known else "None is there."
@@ -83,6 +84,10 @@ class LocalProvider:
         layout, observed = self._found(name)
         return remove.plan_delete(layout, self._lock(layout), observed)
 
+    def journal(self, name: str) -> Path:
+        """In the state directory, beside the record."""
+        return self._layout(name).journal
+
     def list(self) -> Sequence[ClusterInfo]:
         infos = (self._info(name) for name in records.names(self._state_root, self._run_root))
         return [info for info in infos if info is not None]
@@ -115,6 +120,8 @@ class LocalProvider:
             "stateDirectory": str(layout.state_dir),
             "subnets": [str(network) for network in addresses.networks],
             "bridge": layout.bridge,
+            "gateway": str(addresses.bridge[0]),
+            "gatewayV6": str(addresses.bridge[1]) if len(addresses.bridge) > 1 else None,
             "binaries": record.binaries,
             "members": [
                 {
