@@ -13,7 +13,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from provisioner import errors
 from provisioner.plan.steps import Deadline
@@ -76,6 +76,16 @@ class Api:
         if status != 200:
             return {}
         return {item["metadata"]["name"]: item["spec"].get("renewTime", "") for item in answer["items"]}
+
+    def running_since(self, namespace: str, selector: str) -> dict[str, str]:
+        """Node -> when the first container of its ready pod with those labels started (RFC 3339)."""
+        status, answer = self.request("GET", f"/api/v1/namespaces/{namespace}/pods?labelSelector={quote(selector)}")
+        found = {}
+        for item in answer["items"] if status == 200 else ():
+            for container in item["status"].get("containerStatuses", [])[:1]:
+                if container["ready"]:
+                    found[item["spec"]["nodeName"]] = container["state"].get("running", {}).get("startedAt", "")
+        return found
 
 
 def bindings() -> Sequence[Mapping[str, Any]]:

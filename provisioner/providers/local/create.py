@@ -36,11 +36,13 @@ from provisioner.providers.local import (
     rootfs,
     runtime,
 )
-from provisioner.providers.local.files import private_directory
+from provisioner.providers.local.files import explained, private_directory
 from provisioner.providers.local.layout import CONTROL_PLANE, Address, Layout, free_subnet, node_index
 from provisioner.providers.local.programs import Description, Program
 from provisioner.spec import ClusterSpec
 
+_RESTART_GRACE = 4.0
+_AGENT = "anetd"
 _TITLES = {
     "record-cluster": "Reserve the name and the nodes' network",
     "acquire-binaries": "Find the Kubernetes programs",
@@ -78,6 +80,7 @@ class Creation:
         self._images: images.Images | None = None
         self._hierarchies = cgroups.hierarchies()
         self._acquiring = threading.Lock()
+        self._renewed: set[str] = set()  # members whose certificates were issued in this run
         self._pod_cidrs = [str(cidr) for cidr in spec.pod_cidrs]
         self._service_cidrs = [str(cidr) for cidr in spec.service_cidrs]
         self._nodes = layout.nodes(spec.num_nodes)
@@ -88,7 +91,6 @@ class Creation:
         masquerade = (
             f"nftables table {layout.nft_table}" if networks.nft() else "nft is not installed (package nftables): no way out for the nodes"
         )
-        alive = self._observed.members
         programs = "etcd, kube-apiserver, kube-controller-manager, kube-scheduler"
         step = self._step
         steps = [
@@ -102,14 +104,14 @@ class Creation:
                 self._start_control_plane,
                 ("acquire-binaries", "write-pki", "create-network"),
                 (programs,),
-                lambda: CONTROL_PLANE in alive and self._is_ready(),
+                lambda: self._sound_pid(CONTROL_PLANE) is not None and self._is_ready(),
             ),
             step(
                 "start-nodes",
                 self._start_nodes,
                 ("build-images", "write-pki", "create-network"),
                 self._nodes,
-                lambda: all(name in alive for name in self._nodes),
+                lambda: all(self._sound_pid(name) is not None for name in self._nodes),
             ),
             step("load-images", self._load_images, ("start-nodes",)),
             step("deploy-dataplane", self._deploy, ("start-control-plane", "load-images")),
@@ -129,7 +131,8 @@ class Creation:
         def locked(deadline: Deadline, progress: Progress) -> None:
             with self._acquiring:
                 locks.acquire_cluster(self._lock, self._spec.name)
-            apply(deadline, progress)
+            with explained(_TITLES[step_id]):
+                apply(deadline, progress)
 
         return Step(step_id, _TITLES[step_id], locked, done, details, after)
 
@@ -166,10 +169,11 @@ class Creation:
         # Members' roots are below; nobody but root has to look into them.
         private_directory(layout.state_dir / "members")
         authorities = pki.Authorities(layout.pki_dir)
-        issued = [authorities.ensure(pki.ADMIN, layout.pki_dir)]
-        issued.append(controlplane.write_credentials(layout, authorities, record.addresses, self._service_cidrs))
-        issued += [node.write_credentials(layout, name, authorities, record.addresses) for name in self._nodes]
-        progress(f"certificates of {sum(issued)} members issued" if any(issued) else "all certificates are current")
+        authorities.ensure(pki.ADMIN, layout.pki_dir)
+        if controlplane.write_credentials(layout, authorities, record.addresses, self._service_cidrs):
+            self._renewed.add(CONTROL_PLANE)
+        self._renewed |= {name for name in self._nodes if node.write_credentials(layout, name, authorities, record.addresses)}
+        progress(f"certificates of {len(self._renewed)} members issued" if self._renewed else "all certificates are current")
 
     # ---- the network ----
 
@@ -187,12 +191,16 @@ class Creation:
         return init.ensure(Unlimited())
 
     def _start_member(self, name: str, own: Sequence[Address], programs: Sequence[Program], deadline: Deadline) -> int:
-        """The pid of the running member; it is started unless it runs."""
+        """The pid of the running member; it is started unless it runs, has its link, and has read the certificates that are there."""
         programs_directory = _made(self._binaries, "acquire-binaries").directory
         layout, addresses = self._layout, self._known.addresses
-        pid = member.find(layout, name)
-        if pid is not None:
-            return pid
+        sound = self._sound_pid(name)
+        if sound is not None:
+            return sound
+        unsound = member.find(layout, name)
+        if unsound is not None:
+            member.stop(unsound, _RESTART_GRACE)
+        self._renewed.discard(name)
         private_directory(layout.run_dir)
         root = layout.member_root(name)
         hosts = {str(own[0]): name, str(addresses.control_plane[0]): CONTROL_PLANE}
@@ -208,6 +216,12 @@ class Creation:
 
         description = Description(name, root, directories, mounts, programs).render()
         return member.start(layout, name, self._init, description, configure, deadline)
+
+    def _sound_pid(self, name: str) -> int | None:
+        """The pid of a member that runs and needs no restart."""
+        pid = member.find(self._layout, name)
+        has_link = self._layout.host_link(name) in networks.links_of(self._layout)
+        return pid if has_link and name not in self._renewed else None
 
     def _start_control_plane(self, deadline: Deadline, progress: Progress) -> None:
         record = self._known
@@ -309,8 +323,15 @@ class Creation:
 
         api.wait_until(reported, deadline, "waiting for the kubelets to report", look)
         self._route_pods(admin, deadline, look)
-        deploy.wait_nodes_ready(own, count, deadline, progress)
         deploy.wait_agent_ready(own, count, deadline, progress)
+
+        def agent_is_new() -> bool:
+            started = admin.running_since("kube-system", f"app={_AGENT}")
+            # Kubernetes writes whole seconds here.
+            return all(started.get(name, "") >= since[name][:19] for name in self._nodes)
+
+        api.wait_until(agent_is_new, deadline, f"waiting for {_AGENT} to start again", look)
+        deploy.wait_nodes_ready(own, count, deadline, progress)
 
     def _control_plane(self) -> dict[str, int]:
         pid = member.find(self._layout, CONTROL_PLANE)

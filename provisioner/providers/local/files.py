@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from provisioner import errors
 
 SECRET = 0o600
 PUBLIC = 0o644
@@ -36,6 +40,18 @@ def write_if_changed(path: Path, content: str | bytes, mode: int = SECRET) -> bo
             return False
     write_atomically(path, data, mode, durable=False)
     return True
+
+
+@contextlib.contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Raise what the operating system refuses as an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        where = f" at {error.filename}" if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise errors.MachineUnfit(f"{doing}: no space is left{where}", remedy="Free space there and run the command again.") from error
+        raise errors.UpstreamFailure(f"{doing}: {error.strerror or error}{where}", remedy="Run the command again.") from error
 
 
 def sync_directory(directory: Path) -> None:

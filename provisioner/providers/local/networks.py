@@ -119,6 +119,9 @@ def ensure_bridge(layout: Layout, addresses: Addresses) -> None:
             index = _existing_index(ipr, layout.bridge)
         _add_addresses(ipr, index, addresses.bridge, addresses.networks)
         ipr.link("set", index=index, state="up")
+        for link in ipr.get_links():  # somebody removed the bridge from under running members
+            if str(link.get_attr("IFLA_IFNAME")).startswith(f"{layout.link_stem}-") and link.get_attr("IFLA_MASTER") is None:
+                ipr.link("set", index=link["index"], master=index, state="up")
 
 
 def bridge_is_up(layout: Layout) -> bool:

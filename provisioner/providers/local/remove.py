@@ -14,6 +14,7 @@ from pathlib import Path
 
 from provisioner.plan.steps import Deadline, Plan, Progress, Step
 from provisioner.providers.local import cgroups, host, locks, member, networks, records
+from provisioner.providers.local.files import explained
 from provisioner.providers.local.layout import CONTROL_PLANE, Layout
 
 # etcd and the API server end well within this; nodes have nothing to save.
@@ -64,7 +65,8 @@ class _Removal:
         def apply(_deadline: Deadline, _progress: Progress) -> None:
             with self._acquiring:
                 locks.acquire_cluster(self._lock, self._layout.name)
-            work()
+            with explained(title):
+                work()
 
         return Step(step_id, title, apply, lambda: done, tuple(details))
 
