@@ -92,17 +92,23 @@ def create(layout: Sequence[Hierarchy], group: str) -> list[Path]:
     Raises `errors.Conflict` when a process that does not end keeps it.
     """
     remove(layout, group)
+    return prepare(layout, group)
+
+
+def prepare(layout: Sequence[Hierarchy], group: str) -> list[Path]:
+    """As `create`, but what is there is kept."""
     made = []
     for hierarchy in layout:
-        directory = hierarchy.mount / group
-        for parent in [*reversed([p for p in directory.parents if p.is_relative_to(hierarchy.mount) and p != hierarchy.mount]), directory]:
-            with _explained(parent):
-                parent.mkdir(exist_ok=True)
-            _fill(hierarchy, parent)
-        leaf = directory / "init"
-        leaf.mkdir(exist_ok=True)
-        if hierarchy.version == 1:  # v2: not before the PID 1 has moved on to the leaf
-            _fill(hierarchy, leaf)
+        directory = hierarchy.mount
+        for part in Path(group).parts:
+            directory = directory / part
+            with _explained(directory):
+                directory.mkdir(exist_ok=True)
+                _fill(hierarchy, directory)
+        with _explained(directory / "init"):
+            (directory / "init").mkdir(exist_ok=True)
+            if hierarchy.version == 1:  # v2: not before the PID 1 has moved on to the leaf
+                _fill(hierarchy, directory / "init")
         made.append(directory)
     return made
 

@@ -110,10 +110,10 @@ def _v1_options(hierarchy: Hierarchy) -> Sequence[str]:
 
 
 def write_files(root: Path, hostname: str, hosts: Mapping[str, str], resolv_conf: str) -> None:
-    """The few files of /etc that programs expect, and what is shown in place of the machine's settings."""
+    """The few files of /etc that programs expect, and what is shown in place of the machine's settings. `hosts`: address -> name."""
     etc = root / "etc"
     etc.mkdir(parents=True, exist_ok=True)
-    lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost", *(f"{address}\t{name}" for name, address in hosts.items())]
+    lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost", *(f"{address}\t{name}" for address, name in hosts.items())]
     contents = {
         "hostname": f"{hostname}\n",
         "hosts": "\n".join(lines) + "\n",
