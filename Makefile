@@ -1,0 +1,70 @@
+# The commands of this checkout. `make demo` and `make test` install what a fresh Debian machine lacks; see .ci/setup.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON := .venv/bin/python
+# Namespaces, links, bpf(2) and clusters need root; the caller's HOME keeps the cache in one place.
+ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HOME,XDG_CACHE_HOME,PATH)
+PYTEST := $(PYTHON) -m pytest
+
+.PHONY: help setup tools demo test test-fast test-cluster lint format bench images lock clean distclean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: ## install what this machine lacks: packages, the virtual environment, native objects, Kubernetes programs
+	@.ci/setup
+
+tools: # all but the Kubernetes programs: enough for lint and the fast tests
+	@.ci/setup packages venv native
+
+demo: setup ## a two-node cluster on this machine, with pods and a Service at work
+	@bash docs/demo.sh
+
+test: setup ## lint, then every test; the cluster suite last
+	@$(MAKE) --no-print-directory lint-only
+	$(ROOT) $(PYTEST) tests/unit tests/cli tests/datapath
+	$(ROOT) $(PYTEST) tests/cluster
+
+test-fast: tools ## unit, command-line and datapath tests
+	$(ROOT) $(PYTEST) tests/unit tests/cli tests/datapath
+
+test-cluster: setup ## the suite on real clusters
+	$(ROOT) $(PYTEST) tests/cluster
+
+lint: tools ## ruff, mypy --strict, import contracts
+	@$(MAKE) --no-print-directory lint-only
+
+.PHONY: lint-only
+lint-only:
+	.venv/bin/ruff check --quiet .
+	.venv/bin/ruff format --check --quiet .
+	.venv/bin/mypy --strict provisioner agent
+	.venv/bin/lint-imports --no-cache
+
+format: tools ## rewrite the sources as ruff wants them
+	.venv/bin/ruff check --fix --quiet . || true
+	.venv/bin/ruff format .
+
+bench: setup ## measure what docs/benchmarks.md reports
+	@mkdir -p build
+	$(ROOT) $(PYTHON) -m tests.bench.datapath_limit --json build/bench-datapath.json
+	$(ROOT) $(PYTHON) -m tests.bench.cluster --json build/bench-cluster.json
+
+images: setup ## build the images that nodes get
+	$(PYTHON) -m provisioner.images
+
+lock: tools ## resolve the dependencies anew into requirements.lock; needs uv
+	@{ echo '# Made by `make lock` from pyproject.toml; installed with --require-hashes.'; \
+	  uv pip compile pyproject.toml --group dev --python-version 3.11 --universal --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet; } > build/requirements.lock
+	mv build/requirements.lock requirements.lock
+
+clean: ## remove what was built here; caches outside of the checkout and clusters stay
+	rm -rf build dist agent/objects provisioner/objects .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0r rm -rf
+
+distclean: clean ## clean, and the virtual environment
+	rm -rf .venv
