@@ -127,7 +127,7 @@ enum conntrack_flag {
 	CT_VIA_TUNNEL = 1 << 3, /* came in through the tunnel: replies to a node go back that way */
 	CT_FIN_A = 1 << 4, /* a FIN of a was seen */
 	CT_FIN_B = 1 << 5,
-	CT_HAIRPIN = 1 << 6, /* a pod to itself through a service: its source was replaced by the gateway's address */
+	CT_HAIRPIN = 1 << 6, /* a pod to itself through a service: its source was replaced */
 };
 
 struct conntrack_row {

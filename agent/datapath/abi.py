@@ -20,8 +20,8 @@ T = TypeVar("T")
 
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 MASQUERADE_PORTS = range(61000, 65536)
-GATEWAY_IPV4 = IPv4Address("169.254.1.1")
-"""What a pod has as its default gateway, and the source that it sees when it reaches itself through a service."""
+HAIRPIN_IPV4, HAIRPIN_IPV6 = IPv4Address("169.254.1.1"), IPv6Address("fd61:6e65:7464::1")
+"""The source that a pod sees when it reaches itself through a service."""
 
 
 @dataclass(frozen=True, slots=True)

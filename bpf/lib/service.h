@@ -15,17 +15,25 @@
 #define CHOICES_MAX 4
 
 /*
- * A pod that reaches itself sees the gateway's address: Linux takes no IPv4 packet in that has the receiver's own address as
- * its source. IPv6 does.
+ * A pod that reaches itself sees another source: what it answers to its own address would not leave it. IPv4 has the gateway's;
+ * for IPv6 that is link-local, from which a wildcard socket would answer with a link-local address, so there is one of its own.
  */
-#define GATEWAY_IPV4 bpf_htonl(0xa9fe0101) /* 169.254.1.1 */
+#define HAIRPIN_IPV4 bpf_htonl(0xa9fe0101) /* 169.254.1.1 */
+#define HAIRPIN_IPV6_HIGH bpf_htonl(0xfd616e65) /* fd61:6e65:7464::1 */
+#define HAIRPIN_IPV6_LOW bpf_htonl(0x74640000)
 
 inline_always void source_towards(struct address *source, const struct packet *p, const struct address *backend)
 {
-	if (p->ipv4 && address_equal(&p->source, backend))
-		address_from_ipv4(source, GATEWAY_IPV4);
-	else
+	if (likely(!address_equal(&p->source, backend))) {
 		*source = p->source;
+	} else if (p->ipv4) {
+		address_from_ipv4(source, HAIRPIN_IPV4);
+	} else {
+		source->words[0] = HAIRPIN_IPV6_HIGH;
+		source->words[1] = HAIRPIN_IPV6_LOW;
+		source->words[2] = 0;
+		source->words[3] = bpf_htonl(1);
+	}
 }
 
 /* The flow of the packet's client to a backend. */

@@ -106,6 +106,10 @@ def build(mode: str) -> None:
         inside(node.name, f"ip addr add {node.address[6]}/64 dev eth0 nodad")
         for family in (4, 6):
             inside(node.name, f"ip -{family} route add default via {GATEWAY[family]}")
+        for other in NODES.values():
+            for family in (4, 6):
+                if mode == "native" and other is not node:
+                    inside(node.name, f"ip -{family} route add {other.pods[family]} via {other.address[family]}")
         if mode == "vxlan":
             inside(node.name, "ip link add anetd-vxlan mtu 1450 type vxlan external dstport 8472 nolearning")
             inside(node.name, "ip link set anetd-vxlan up")
