@@ -7,11 +7,11 @@ without pod CIDRs or without an address of the family needed has no route, and g
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 from agent.config import Config
 from agent.datapath.abi import Route, RouteKind
+from agent.datapath.routes import PodRoute
 from agent.watch.records import Node
 
 Address = IPv4Address | IPv6Address
@@ -19,15 +19,6 @@ Network = IPv4Network | IPv6Network
 
 OVERHEAD = {4: 50, 6: 70}
 """What vxlan adds to an inner IP packet: outer IP, UDP, vxlan and inner Ethernet headers, by the outer family."""
-
-
-@dataclass(frozen=True, slots=True)
-class PodRoute:
-    """A remote pod CIDR: in native mode via the node's address on the node's device, in vxlan mode through the tunnel to it."""
-
-    network: Network
-    node: str
-    via: Address
 
 
 def tunnel_address(node: Node) -> Address | None:

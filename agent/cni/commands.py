@@ -22,6 +22,7 @@ from agent.cni.protocol import Attachment, CniError, Code, Command, Request, Res
 from agent.cni.store import Record, State, Store, used_ids
 from agent.datapath import links, netns, podnet
 from agent.datapath.abi import Endpoint, IPAddress
+from agent.datapath.errors import DatapathError
 from agent.datapath.netlink import Netlink
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,11 @@ class PodNetwork:
         """Every attachment that is known."""
         return self._store.all()
 
+    @staticmethod
+    def link_name(record: Record) -> str:
+        """The host end of an attachment."""
+        return _plan(record).host_name
+
     def perform(self, request: Request) -> dict[str, Any] | None:
         """Do what was asked; the JSON object to print, None for nothing. Raises `CniError`."""
         try:
@@ -176,8 +182,8 @@ class PodNetwork:
                 self._make(record, namespace)
             except BaseException as error:
                 self._undo_quietly(record)
-                if isinstance(error, OSError):
-                    raise CniError(Code.IO_FAILURE, f"the pod's network cannot be made: {error.strerror or error}") from error
+                if isinstance(error, OSError | DatapathError):
+                    raise CniError(Code.IO_FAILURE, f"the pod's network cannot be made: {_words(error)}") from error
                 raise
             return self._result(request, record)
 
@@ -271,8 +277,8 @@ class PodNetwork:
                     self._undo(record)
                 else:
                     self._remove_link(links.pod_link_name(attachment.container_id, attachment.ifname))
-            except OSError as error:
-                raise CniError(Code.IO_FAILURE, f"the pod's network cannot be taken away: {error.strerror or error}") from error
+            except (OSError, DatapathError) as error:
+                raise CniError(Code.IO_FAILURE, f"the pod's network cannot be taken away: {_words(error)}") from error
 
     def _remove_link(self, name: str) -> None:
         links.delete(self._nl, name)
@@ -289,7 +295,7 @@ class PodNetwork:
     def _undo_quietly(self, record: Record) -> None:
         try:
             self._undo(record)
-        except OSError as error:
+        except (OSError, DatapathError) as error:
             # The record stays: the runtime's DEL, the next ADD or the next start takes up where this ended.
             log.warning("a failed ADD could not be taken back at once", extra={"pod": record.pod, "error": str(error)})
 
@@ -332,6 +338,10 @@ def _plan(record: Record) -> podnet.PodLink:
 def _alive(record: Record) -> bool:
     found = netns.identify_path(record.netns)
     return found is not None and (found.device, found.inode) == record.netns_id
+
+
+def _words(error: OSError | DatapathError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _attachment_of(request: Request) -> Attachment:

@@ -54,6 +54,15 @@ class Neighbour:
     mac: str
 
 
+@dataclass(frozen=True, slots=True)
+class PodRoute:
+    """A remote pod CIDR and the node that has it. `via` is the node's address: the next hop, or the tunnel's far end."""
+
+    network: Network
+    node: str
+    via: Address
+
+
 def _family(version: int) -> int:
     return socket.AF_INET if version == 4 else socket.AF_INET6
 

@@ -38,9 +38,19 @@ class Node:
     pod_cidrs: tuple[Network, ...]
     addresses: tuple[Address, ...]
 
+    @property
+    def ipv4(self) -> IPv4Address | None:
+        """Its first IPv4 address."""
+        return next((address for address in self.addresses if isinstance(address, IPv4Address)), None)
+
+    @property
+    def ipv6(self) -> IPv6Address | None:
+        """Its first IPv6 address."""
+        return next((address for address in self.addresses if isinstance(address, IPv6Address)), None)
+
     def address(self, version: int) -> Address | None:
         """Its first address of a family."""
-        return next((address for address in self.addresses if address.version == version), None)
+        return self.ipv4 if version == 4 else self.ipv6
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,8 @@ class Access:
     """Where the API server is, and the files that hold the token and the CA's certificate. Without https there is neither."""
 
     url: str
-    token: Path = SERVICE_ACCOUNT / "token"
-    ca: Path = SERVICE_ACCOUNT / "ca.crt"
+    token: Path
+    ca: Path
 
 
 def connect_errors() -> tuple[type[Exception], ...]:

@@ -1,0 +1,126 @@
+"""The `anetd` command: the agent itself, and questions to the one that runs on this node.
+
+    anetd agent      run the agent (what the DaemonSet does)
+    anetd status     is it ready, what is it waiting for, what did it drop
+    anetd endpoints  the pods of this node
+    anetd services   frontends and their backends
+
+Exit status: 0, 1 when something failed, 2 for wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agent.observe.metrics import CniMetrics
+    from agent.ports import OpenDatapath
+    from agent.runtime import Agent, Paths
+
+CONFIG = Path("/etc/anetd/config.json")
+log = logging.getLogger("agent")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status."""
+    options = _parser().parse_args(argv)
+    if options.command == "agent":
+        return run_agent(options.config)
+    return _ask(options.command, options.output)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="anetd", description="The node agent of the pod network.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    agent = commands.add_parser("agent", help="run the agent")
+    agent.add_argument("--config", type=Path, default=CONFIG, help=f"the configuration (default {CONFIG})")
+    for name, text in (("status", "the agent's state"), ("endpoints", "the pods of this node"), ("services", "frontends and backends")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--output", "-o", choices=("table", "json"), default="table")
+    return parser
+
+
+def run_agent(config_path: Path, paths: Paths | None = None, open_datapath: OpenDatapath | None = None) -> int:
+    """Run the agent until SIGTERM or SIGINT; its exit status. Tests pass paths and a datapath of their own."""
+    from agent import config, runtime
+    from agent import log as logs
+    from agent.datapath.errors import DatapathError
+    from agent.datapath.programs import Datapath
+    from agent.observe.metrics import CniMetrics
+
+    logs.configure(os.environ.get("ANETD_LOG_LEVEL", "INFO"))
+    try:
+        settings = config.load(config_path)
+        node_name = _node_name()
+        paths = paths or runtime.Paths()
+        metrics = CniMetrics()
+        opener: OpenDatapath = open_datapath or Datapath.open
+        agent = runtime.Agent(settings, node_name, paths, opener, metrics.observe)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: agent.stop())
+        _observe(agent, paths, metrics)
+        agent.run()
+    except (config.ConfigError, DatapathError, runtime.NodeChangedError, OSError) as error:
+        log.error(str(error) or repr(error))
+        return 1
+    return 0
+
+
+def _observe(agent: Agent, paths: Paths, cni: CniMetrics) -> None:
+    from agent.observe import documents
+    from agent.observe.control import ControlServer
+    from agent.observe.health import HealthServer
+
+    HealthServer(
+        {"/healthz": documents.healthz(agent), "/readyz": documents.readyz(agent), "/metrics": documents.metrics(agent, cni)}
+    ).start()
+    ControlServer(
+        paths.run / "anetd.sock",
+        {
+            "status": lambda: documents.status(agent),
+            "endpoints": lambda: documents.endpoints(agent),
+            "services": lambda: documents.services(agent),
+        },
+    ).start()
+
+
+def _node_name() -> str:
+    from agent.config import ConfigError
+
+    name = os.environ.get("NODE_NAME", "")
+    if not name:
+        raise ConfigError("NODE_NAME", "it is not in the environment", "set it from spec.nodeName in the DaemonSet")
+    return name
+
+
+def _ask(word: str, output: str) -> int:
+    from agent.observe import tables
+    from agent.observe.control import AgentAwayError, ask
+
+    try:
+        document = ask(word)
+    except AgentAwayError as error:
+        print(f"anetd: {error}", file=sys.stderr)  # noqa: T201 (this is a command)
+        return 1
+    text = json.dumps(document, indent=2) + "\n" if output == "json" else getattr(tables, word)(document)
+    sys.stdout.write(text)
+    return 0
+
+
+if __name__ == "__main__":
+    status = main()
+    # Daemon threads may be in the middle of a read: nothing that they hold needs to be put in order.
+    sys.stdout.flush()
+    logging.shutdown()
+    if threading.active_count() > 1:
+        os._exit(status)
+    sys.exit(status)

@@ -1,0 +1,68 @@
+"""JSON documents as tables for people. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns as wide as their widest cell."""
+    cells = [list(head), *[[str(cell) for cell in row] for row in rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells) + "\n"
+
+
+def endpoints(document: Sequence[Mapping[str, Any]]) -> str:
+    """`anetd endpoints`."""
+    return table(
+        ("ADDRESS", "POD", "ID", "LINK", "IFINDEX", "MAC"),
+        [(row["address"], row["pod"] or "-", row["id"], row["link"] or "-", row["ifindex"], row["mac"]) for row in document],
+    )
+
+
+def services(document: Sequence[Mapping[str, Any]]) -> str:
+    """`anetd services`."""
+    return table(
+        ("SERVICE", "PORT", "FRONTEND", "ID", "BACKENDS"),
+        [
+            (
+                row["service"],
+                row["portName"] or "-",
+                f"{row['frontend']}/{row['protocol']}",
+                row["id"],
+                ", ".join(row["backends"]) or "none",
+            )
+            for row in document
+        ],
+    )
+
+
+def status(document: Mapping[str, Any]) -> str:
+    """`anetd status`."""
+    api = ", ".join(f"{name} {_api_state(row)}" for name, row in document["api"].items())
+    pools = ", ".join(f"{row['cidr']} {row['taken']} of {row['capacity']}" for row in document["ipam"]["pools"])
+    facts = [
+        ("node", document["node"]),
+        ("ready", "yes" if document["ready"] else f"no: {document['waitingFor']}"),
+        ("routing", f"{document['routingMode']}, device {document['device'] or '-'}, MTU of pods {document['mtu']}"),
+        ("masquerade", "on" if document["masquerade"] else "off"),
+        ("API server", api),
+        ("addresses", pools or "none"),
+        ("endpoints", len(document["endpoints"])),
+        ("nodes", len(document["nodes"])),
+        ("frontends", document["frontends"]),
+        ("memory", f"{document['memoryBytes'] / (1 << 20):.1f} MiB"),
+    ]
+    width = max(len(name) for name, _ in facts)
+    text = "".join(f"{name.ljust(width)}  {value}\n" for name, value in facts)
+    if document["drops"]:
+        rows = [(row["reason"], row["direction"], row["packets"], row["bytes"]) for row in document["drops"]]
+        text += "\n" + table(("DROPPED BECAUSE", "WHERE", "PACKETS", "BYTES"), rows)
+    return text
+
+
+def _api_state(row: Mapping[str, Any]) -> str:
+    if row["connected"]:
+        return "watched" if row["synced"] else "listing"
+    return "away (last known state in force)" if row["synced"] else "away"

@@ -1,0 +1,264 @@
+"""The agent's life: what is started in which order, the loop that keeps the tables as they should be, and the end.
+
+Order of a start: the node's device, tunnel and settings; the datapath, opened on what is pinned; what the store knows of pods; the
+CNI server; the API's view of Nodes and Services, applied when every watch has synced and not before; last the plugin and the CNI
+configuration, for from then on kubelet sends pods. Invariants: losing the API server changes nothing; ending changes nothing: whatever
+is in the kernel goes on working and the next start adopts it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent import facts, nodes
+from agent.cni.commands import PodNetwork
+from agent.cni.install import install_config, install_plugin
+from agent.cni.ipam import Allocator
+from agent.cni.protocol import CniError, Code, Request
+from agent.cni.server import Server
+from agent.cni.store import Store
+from agent.config import Config
+from agent.datapath import host as host_network
+from agent.datapath import links
+from agent.datapath.errors import DatapathError
+from agent.datapath.host import Host
+from agent.datapath.netlink import Netlink
+from agent.datapath.programs import AttachMode, DatapathConfig, RoutingMode
+from agent.ports import AgentDatapath, OpenDatapath
+from agent.reconcile.applier import ApplyError
+from agent.sync import Synchronizer
+from agent.watch import records
+from agent.watch.records import EndpointSlice, Key, Node, Service
+from agent.watch.reflector import Resource
+from agent.watch.transport import SERVICE_ACCOUNT, Access
+from agent.watch.watcher import Watcher
+
+log = logging.getLogger(__name__)
+
+_SETTLE_SECONDS = 0.02
+"""Changes come in bursts (a rollout, a list): wait this long for the rest of one."""
+_HOUSEKEEPING_SECONDS = 60.0
+_RETRY_SECONDS = 1.0
+_M_ARENA_MAX = -8
+
+_NOT_HEADLESS = "!service.kubernetes.io/headless"
+NODES: Resource[Node] = Resource("/api/v1/nodes", records.node)
+SERVICES: Resource[Service] = Resource("/api/v1/services", records.service, f"{_NOT_HEADLESS},!service.kubernetes.io/service-proxy-name")
+SLICES: Resource[EndpointSlice] = Resource("/apis/discovery.k8s.io/v1/endpointslices", records.endpoint_slice, _NOT_HEADLESS)
+
+Observe = Callable[[str, int, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where things are; the defaults are the container's, tests have their own."""
+
+    run: Path = Path("/run/anetd")
+    state: Path = Path("/var/lib/anetd")
+    cni_config: Path = Path("/etc/cni/net.d")
+    cni_bin: Path = Path("/opt/cni/bin")
+    bpffs: Path = Path("/sys/fs/bpf")
+    service_account: Path = SERVICE_ACCOUNT
+    objects: Path = field(default_factory=lambda: Path(__file__).resolve().parent / "objects")
+
+
+class NodeChangedError(Exception):
+    """The node has other addresses or pod CIDRs than the programs were loaded with: the agent has to begin anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """All that exists once pods can be served."""
+
+    own: Node
+    host: Host
+    mtu: int
+    datapath: AgentDatapath
+    pods: PodNetwork
+    tables: Synchronizer
+
+
+class Agent:
+    """One agent. `run` returns when `stop` was called, and raises when it cannot go on."""
+
+    def __init__(self, config: Config, node_name: str, paths: Paths, open_datapath: OpenDatapath, observe: Observe) -> None:
+        access = Access(config.api_server, paths.service_account / "token", paths.service_account / "ca.crt")
+        self.config = config
+        self.node_name = node_name
+        self.started = time.monotonic()
+        self.serving: Serving | None = None
+        self.ready = False
+        self.waiting_for = "the start"
+        self._paths = paths
+        self._open_datapath = open_datapath
+        self._observe = observe
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self.nodes = Watcher("nodes", NODES, access, self._wake.set)
+        self.services = Watcher("services", SERVICES, access, self._wake.set)
+        self.slices = Watcher("endpointslices", SLICES, access, self._wake.set)
+
+    @property
+    def watchers(self) -> tuple[Watcher[Any], ...]:
+        """Every watch."""
+        return (self.nodes, self.services, self.slices)
+
+    def stop(self) -> None:
+        """Make `run` return. May be called from a signal handler."""
+        self._stop.set()
+        self._wake.set()
+
+    def run(self) -> None:
+        """Start, serve, and end when told."""
+        _few_arenas()
+        with contextlib.ExitStack() as stack:
+            for watcher in self.watchers:
+                watcher.start()
+                stack.callback(watcher.stop)
+            own = self._await_own_node()
+            if own is None:
+                return
+            self.serving = serving = self._begin(own, stack)
+            server = Server(self._paths.run / "cni.sock", self._perform, self._observe)
+            stack.callback(server.stop)
+            server.start()
+            self.waiting_for = "the API server: Nodes, Services and EndpointSlices"
+            self._serve(serving)
+
+    def _await_own_node(self) -> Node | None:
+        """This node as the API has it, or as it was when the agent last ran; None when told to end."""
+        self.waiting_for = f"pod CIDRs and an InternalIP of node {self.node_name}"
+        remembered = facts.recall(self._paths.state / "node.json", self.node_name)
+        if remembered is not None:
+            return remembered
+        said = time.monotonic()
+        while not self._stop.is_set():
+            found = self.nodes.snapshot().get(Key("", self.node_name))
+            if found is not None and facts.is_complete(found):
+                return found
+            if time.monotonic() - said > 10.0:
+                said = time.monotonic()
+                log.info("still waiting", extra={"for": self.waiting_for, "apiServer": self.config.api_server})
+            self._wake.wait(1.0)
+            self._wake.clear()
+        return None
+
+    def _begin(self, own: Node, stack: contextlib.ExitStack) -> Serving:
+        nl = stack.enter_context(Netlink())
+        self.waiting_for = "the node's devices"
+        device = host_network.find_device(nl, self.config.device, own.addresses)
+        links.ensure_forwarding(device.name, ipv6=any(network.version == 6 for network in own.pod_cidrs))
+        mtu = nodes.pod_mtu(self.config, device.mtu, own)
+        host = Host(device, self._overlay(nl, own, mtu))
+        self.waiting_for = "the programs to be loaded"
+        datapath = self._open_datapath(self._datapath_config(own, host, mtu), self._paths.bpffs, self._paths.objects)
+        stack.callback(datapath.close)
+        tables = Synchronizer(self.config, own, host, datapath, nl)
+        # A device whose programs know no route would pass everything to the host's stack: the rows come first.
+        tables.apply_routes(self._other_nodes(), prune=False)
+        datapath.attach_device()
+        datapath.attach_overlay()
+        store = Store(self._paths.state / "endpoints.jsonl")
+        stack.callback(store.close)
+        pods = PodNetwork(store, Allocator(own.pod_cidrs), datapath, nl, mtu=mtu)
+        pods.restore()
+        return Serving(own, host, mtu, datapath, pods, tables)
+
+    def _overlay(self, nl: Netlink, own: Node, mtu: int) -> links.Link | None:
+        tunnel = nodes.tunnel_address(own)
+        if self.config.routing_mode != "vxlan" or tunnel is None:
+            host_network.remove_overlay(nl)
+            return None
+        return host_network.ensure_overlay(nl, tunnel, mtu)
+
+    def _datapath_config(self, own: Node, host: Host, mtu: int) -> DatapathConfig:
+        return DatapathConfig(
+            node_ipv4=own.ipv4,
+            node_ipv6=own.ipv6,
+            device=host.device.name,
+            device_ifindex=host.device.index,
+            overlay_ifindex=host.overlay.index if host.overlay is not None else 0,
+            routing_mode=RoutingMode(self.config.routing_mode),
+            masquerade=self.config.masquerade,
+            attach_mode=AttachMode(self.config.attach_mode),
+            mtu=mtu,
+            layout=self.config.layout,
+        )
+
+    def _serve(self, serving: Serving) -> None:
+        housekeeping = time.monotonic() + _HOUSEKEEPING_SECONDS
+        pause = 0.0
+        while not self._stop.wait(pause):
+            pause = _SETTLE_SECONDS
+            self._wake.clear()
+            if all(watcher.synced for watcher in self.watchers) and not self._reconcile(serving):
+                pause = _RETRY_SECONDS
+                self._wake.set()
+            if time.monotonic() >= housekeeping:
+                housekeeping = time.monotonic() + _HOUSEKEEPING_SECONDS
+                _keep_house(serving)
+                self._wake.set()  # the host's own addresses are no API object: looked at again by and by
+            self._wake.wait(max(0.0, housekeeping - time.monotonic()))
+
+    def _reconcile(self, serving: Serving) -> bool:
+        self._check_own_node(serving.own)
+        try:
+            serving.tables.apply_routes(self._other_nodes(), prune=True)
+            serving.tables.apply_services(self.services.snapshot().values(), self.slices.snapshot().values())
+            if not self.ready:
+                self._open_for_business(serving)
+        except (ApplyError, DatapathError, OSError) as error:
+            log.error("the node cannot be brought up to date; trying again", extra={"error": str(error)})
+            serving.tables.forget()
+            return False
+        return True
+
+    def _check_own_node(self, own: Node) -> None:
+        found = self.nodes.snapshot().get(Key("", self.node_name))
+        if found is None or not facts.is_complete(found):
+            return
+        if found != own or not self.ready:
+            facts.remember(self._paths.state / "node.json", found)
+        if found != own:
+            raise NodeChangedError(f"node {self.node_name} has changed from {own} to {found}: the agent starts anew")
+
+    def _other_nodes(self) -> list[Node]:
+        return [node for key, node in self.nodes.snapshot().items() if key.name != self.node_name]
+
+    def _open_for_business(self, serving: Serving) -> None:
+        install_plugin(self._paths.objects / "anetd-cni", self._paths.cni_bin / "anetd-cni")
+        install_config(self._paths.cni_config)
+        self.ready = True
+        self.waiting_for = ""
+        # What lives now lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        log.info("ready", extra={"seconds": round(time.monotonic() - self.started, 3), "pods": len(serving.pods.records())})
+
+    def _perform(self, request: Request) -> dict[str, Any] | None:
+        if self.serving is None or self._stop.is_set():
+            raise CniError(Code.TRY_AGAIN_LATER, "anetd is starting or ending: try again later", version=request.version)
+        return self.serving.pods.perform(request)
+
+
+def _keep_house(serving: Serving) -> None:
+    try:
+        serving.datapath.collect_garbage()
+        serving.pods.sweep()
+    except (DatapathError, OSError) as error:
+        log.warning("housekeeping failed; it is tried again in a minute", extra={"error": str(error)})
+
+
+def _few_arenas() -> None:
+    """glibc gives threads memory pools of their own, 64 MiB of address space each and never quite empty: two are enough."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
