@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provisioner import errors
-from provisioner.providers.local import cgroups, init, networks
+from provisioner.providers.local import cgroups, init, networks, rootfs
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWNET = 0x40000000
@@ -67,6 +67,8 @@ def _check_root() -> None:
 
 def _check_tools() -> None:
     missing = sorted({package for tool, package in _TOOLS.items() if find_tool(tool) is None})
+    if rootfs.find_loopback() is None:
+        missing.append("containernetworking-plugins")
     if init.find() is None and not any(find_tool(compiler) for compiler in init.COMPILERS):
         missing += ["gcc", "libc6-dev"]
     if missing:

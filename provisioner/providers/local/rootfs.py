@@ -17,6 +17,7 @@ from provisioner.providers.local.programs import Bind, Directory, FileSystem, Mo
 
 _PROGRAM_DIRS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _CERTIFICATE_DIRS = ("/etc/ssl", "/etc/ca-certificates", "/etc/pki")
+_CNI_DIRS = ("/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni")
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "kmsg", "fuse")
 _DEVICE_LINKS = {
     "/proc/self/fd": "/dev/fd",
@@ -83,11 +84,18 @@ def file_systems(
     items += [Symlink(target, path) for target, path in _DEVICE_LINKS.items()]
     items += _cgroup_mounts(hierarchies, cgroup_links)
     if node:
+        # containerd asks for it beside every network, and a node's own packages have it there.
+        items += [Bind(str(plugin), "/opt/cni/bin/loopback") for plugin in [find_loopback()] if plugin is not None]
         items.append(Mount("bpf", "/sys/fs/bpf", "nosuid,nodev,noexec,mode=700"))
         for name in KUBELET_SYSCTLS:
             if Path(f"/proc/sys/{name}").exists():
                 items.append(Bind(f"{root}{_SYSCTL_FILES}/{name}", f"/proc/sys/{name}"))
     return items
+
+
+def find_loopback() -> Path | None:
+    """The CNI plugin that containerd cannot do without."""
+    return next((path for directory in _CNI_DIRS if (path := Path(directory) / "loopback").is_file()), None)
 
 
 def _cgroup_mounts(hierarchies: Sequence[Hierarchy], links: Mapping[str, str]) -> list[FileSystem]:
