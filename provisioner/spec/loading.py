@@ -6,6 +6,7 @@ A flag wins over the file. Every problem is told at once; the error's `field` is
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -48,6 +49,11 @@ class _Source:
             if path[:end] in self.lines:
                 return f"{self.name}:{self.lines[path[:end]]}"
         return ""
+
+    def line(self, path: Path) -> int:
+        """For telling problems in the document's order, those of flags last."""
+        place = self.place(path).rpartition(":")[2]
+        return int(place) if place.isdigit() else sys.maxsize
 
 
 def load_spec(text: str | None, *, source: str = "", overrides: Sequence[Override] = ()) -> ClusterSpec:
@@ -141,8 +147,9 @@ def _construct(
     mapping: dict[str, Any] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
-        key = loader.construct_object(key_node) if isinstance(key_node, yaml.ScalarNode) else None
-        if not isinstance(key, str) or key_node.tag == "tag:yaml.org,2002:merge":
+        plain = isinstance(key_node, yaml.ScalarNode) and key_node.tag != "tag:yaml.org,2002:merge"
+        key = loader.construct_object(key_node) if plain else None
+        if not isinstance(key, str):
             raise errors.SpecInvalid(f"{source}:{line}: a field's name must be text", remedy="Put it in quotes.", field=dotted(path))
         here = (*path, key)
         if key in mapping:
@@ -188,6 +195,7 @@ def _told(problems: Sequence[Problem], origin: _Source, kind: type[errors.Provis
         head = f"{place}: " if place else ""
         return f"{head}{dotted(problem.path)} {problem.reason}"
 
+    problems = sorted(problems, key=lambda problem: origin.line(problem.path))
     first = problems[0]
     if len(problems) == 1:
         return kind(sentence(first), remedy=first.remedy, field=dotted(first.path))
