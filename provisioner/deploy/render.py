@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ DNS = "coredns"
 HEALTH_PORT = 9879
 CLUSTER_DOMAIN = "cluster.local"
 _DNS_HOST_NUMBER = 10  # the place in the service CIDR that the field's tools give to DNS
+_BACKSLASH_OR_SURROGATES = re.compile(r"\\\\|\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})")
 _TEMPLATES = ("10-anetd.yaml", "20-coredns.yaml")
 
 
@@ -88,7 +90,7 @@ def render_all(spec: ClusterSpec, context: DeployContext) -> list[Manifest]:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - the templates are YAML; every value goes through `json`
     )
-    environment.filters["json"] = lambda value: json.dumps(value, sort_keys=True)
+    environment.filters["json"] = as_flow_yaml
     environment.filters["digest"] = lambda text: hashlib.sha256(str(text).encode()).hexdigest()
     values = _values(spec, context)
     manifests = []
@@ -97,6 +99,17 @@ def render_all(spec: ClusterSpec, context: DeployContext) -> list[Manifest]:
         objects = [document for document in yaml.safe_load_all(text) if document]
         manifests.append(Manifest(name, text, objects))
     return manifests
+
+
+def as_flow_yaml(value: object) -> str:
+    """A value as JSON, which is YAML but for one thing: YAML writes what lies beyond 16 bits as one escape, JSON as two surrogates."""
+    return _BACKSLASH_OR_SURROGATES.sub(_join_surrogates, json.dumps(value, sort_keys=True))
+
+
+def _join_surrogates(match: re.Match[str]) -> str:
+    if match[1] is None:
+        return match[0]
+    return f"\\U{0x10000 + ((int(match[1], 16) - 0xD800) << 10) + int(match[2], 16) - 0xDC00:08x}"
 
 
 def _values(spec: ClusterSpec, context: DeployContext) -> dict[str, Any]:
