@@ -160,7 +160,7 @@ static const char *below_root(const char *path)
 	return full[turn];
 }
 
-static void make_dirs(const char *path, mode_t mode)
+static void make_parents(const char *path)
 {
 	char partial[PATH_MAX];
 
@@ -173,8 +173,17 @@ static void make_dirs(const char *path, mode_t mode)
 			die("mkdir %s", partial);
 		*p = '/';
 	}
-	if (mkdir(partial, mode) && errno != EEXIST)
-		die("mkdir %s", partial);
+}
+
+static void make_dirs(const char *path, mode_t mode)
+{
+	make_parents(path);
+	if (mkdir(path, mode)) {
+		if (errno != EEXIST)
+			die("mkdir %s", path);
+	} else if (chmod(path, mode)) { /* the umask had its say */
+		die("chmod %s", path);
+	}
 }
 
 static void join_cgroup(const char *dir)
@@ -199,9 +208,11 @@ static void bind_mount(const char *source, const char *path, bool read_only)
 	if (S_ISDIR(st.st_mode)) {
 		make_dirs(target, 0755);
 	} else {
-		int fd = open(target, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+		int fd;
 
-		if (fd < 0 && errno != EROFS && access(target, F_OK))
+		make_parents(target);
+		fd = open(target, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+		if (fd < 0 && access(target, F_OK))
 			die("create %s", target);
 		if (fd >= 0)
 			close(fd);
