@@ -6,7 +6,8 @@ history (410), or to be silent. Its socket may be made in another network namesp
 
 from __future__ import annotations
 
-import datetime
+import contextlib
+import datetime as dt
 import json
 import ssl
 import threading
@@ -35,8 +36,8 @@ class FakeApi:
         self.epoch = 0
         self.changed = threading.Condition()
         ThreadingHTTPServer.daemon_threads = True
-        handler = _handler(self)
-        self.server = make_server(handler) if make_server else ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.server = make_server(Handler) if make_server else ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.api = self  # type: ignore[attr-defined]
         self.directory = directory
         certificate(directory)
         (directory / "token").write_text(TOKEN)
@@ -89,85 +90,84 @@ class FakeApi:
         self.server.server_close()
 
 
-def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
-            api.requests.append(self.path)
-            api.tokens.add(self.headers.get("Authorization", ""))
-            if api.silent:
-                self.close_connection = True
+    @property
+    def api(self) -> FakeApi:
+        return self.server.api  # type: ignore[attr-defined, no-any-return]
+
+    def do_GET(self) -> None:
+        self.api.requests.append(self.path)
+        self.api.tokens.add(self.headers.get("Authorization", ""))
+        if self.api.silent:
+            self.close_connection = True
+            return
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self.reply(401, {"kind": "Status", "code": 401})
+            return
+        parts = urlsplit(self.path)
+        query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        if parts.path not in self.api.objects:
+            self.reply(404, {"kind": "Status", "code": 404})
+        elif "watch" in query:
+            self.watch(parts.path, int(query["resourceVersion"]))
+        else:
+            self.list(parts.path, int(query.get("limit", 500)), query.get("continue", ""))
+
+    def list(self, path: str, limit: int, start: str) -> None:
+        with self.api.changed:
+            items = list(self.api.objects[path].values())
+            version = self.api.version
+        first = int(start or 0)
+        metadata = {"resourceVersion": str(version)}
+        if first + limit < len(items):
+            metadata["continue"] = str(first + limit)
+        self.reply(200, {"kind": "List", "metadata": metadata, "items": items[first : first + limit]})
+
+    def watch(self, path: str, since: int) -> None:
+        if since < self.api.oldest:
+            self.reply(410, {"kind": "Status", "code": 410})
+            return
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        epoch, bookmarked = self.api.epoch, time.monotonic()
+        while True:
+            with self.api.changed:
+                fresh = [(version, kind, item) for where, version, kind, item in self.api.events if where == path and version > since]
+                if not fresh and self.api.epoch == epoch:
+                    self.api.changed.wait(0.2)
+                    fresh = [(version, kind, item) for where, version, kind, item in self.api.events if where == path and version > since]
+                ended = self.api.epoch != epoch
+            for version, kind, item in fresh:
+                self.chunk({"type": kind, "object": item})
+                since = version
+            if time.monotonic() - bookmarked > 1.0:
+                bookmarked = time.monotonic()
+                self.chunk({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(max(since, self.api.version))}}})
+            if ended:
+                self.wfile.write(b"0\r\n\r\n")
                 return
-            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-                self.reply(401, {"kind": "Status", "code": 401})
-                return
-            parts = urlsplit(self.path)
-            query = {key: values[0] for key, values in parse_qs(parts.query).items()}
-            if parts.path not in api.objects:
-                self.reply(404, {"kind": "Status", "code": 404})
-            elif "watch" in query:
-                self.watch(parts.path, int(query["resourceVersion"]))
-            else:
-                self.list(parts.path, int(query.get("limit", 500)), query.get("continue", ""))
 
-        def list(self, path: str, limit: int, start: str) -> None:
-            with api.changed:
-                items = list(api.objects[path].values())
-                version = api.version
-            first = int(start or 0)
-            metadata = {"resourceVersion": str(version)}
-            if first + limit < len(items):
-                metadata["continue"] = str(first + limit)
-            self.reply(200, {"kind": "List", "metadata": metadata, "items": items[first : first + limit]})
+    def chunk(self, event: Any) -> None:
+        line = json.dumps(event).encode() + b"\n"
+        self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
+        self.wfile.flush()
 
-        def watch(self, path: str, since: int) -> None:
-            if since < api.oldest:
-                self.reply(410, {"kind": "Status", "code": 410})
-                return
-            self.send_response(200)
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            epoch, bookmarked = api.epoch, time.monotonic()
-            while True:
-                with api.changed:
-                    fresh = [(version, kind, item) for where, version, kind, item in api.events if where == path and version > since]
-                    if not fresh and api.epoch == epoch:
-                        api.changed.wait(0.2)
-                        fresh = [(version, kind, item) for where, version, kind, item in api.events if where == path and version > since]
-                    ended = api.epoch != epoch
-                for version, kind, item in fresh:
-                    self.chunk({"type": kind, "object": item})
-                    since = version
-                if time.monotonic() - bookmarked > 1.0:
-                    bookmarked = time.monotonic()
-                    self.chunk({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(max(since, api.version))}}})
-                if ended:
-                    self.wfile.write(b"0\r\n\r\n")
-                    return
+    def reply(self, status: int, document: Any) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
-        def chunk(self, event: Any) -> None:
-            line = json.dumps(event).encode() + b"\n"
-            self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
-            self.wfile.flush()
+    def log_message(self, *args: object) -> None:
+        pass
 
-        def reply(self, status: int, document: Any) -> None:
-            body = json.dumps(document).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-        def handle(self) -> None:
-            try:
-                super().handle()
-            except OSError:
-                pass
-
-    return Handler
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            super().handle()
 
 
 def certificate(directory: Path) -> None:
@@ -177,8 +177,8 @@ def certificate(directory: Path) -> None:
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import NameOID
 
-    now = datetime.datetime.now(datetime.UTC)
-    start, end = now - datetime.timedelta(hours=1), now + datetime.timedelta(days=1)
+    now = dt.datetime.now(dt.UTC)
+    start, end = now - dt.timedelta(hours=1), now + dt.timedelta(days=1)
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "agent-tests")])
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)

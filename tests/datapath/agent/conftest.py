@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pickle
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,15 +17,23 @@ from typing import Any
 
 import pytest
 
-from agent.datapath import netns
+from agent.datapath import abi, netns, syscalls
+from agent.datapath.maps import Table
 from agent.observe.control import AgentAwayError, ask
 
 from .api import NODES, FakeApi
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NODE = "agt-node"
 POD_PREFIX = "agt-pod-"
 NODE_NAME = "node-a"
+TABLES: dict[str, tuple[abi.Codec[Any], abi.Codec[Any]]] = {
+    "endpoints": (abi.ADDRESS, abi.ENDPOINT),
+    "routes": (abi.ROUTE_KEY, abi.ROUTE),
+    "frontends": (abi.FRONTEND_KEY, abi.FRONTEND),
+    "backend_slots": (abi.SLOT_KEY, abi.BACKEND_ID),
+    "backends": (abi.BACKEND_ID, abi.BACKEND),
+}
 
 
 def run(*argv: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -52,7 +58,10 @@ def eventually(condition: Callable[[], Any], within: float = 10.0, what: str = "
         time.sleep(0.02)
 
 
-def clear_namespaces() -> None:
+def clear_leftovers(directory: Path) -> None:
+    """What an earlier run that was killed left behind."""
+    run("umount", str(directory / "bpffs"), check=False)
+    shutil.rmtree(directory, ignore_errors=True)
     for name in run("ip", "netns", "list").stdout.split("\n"):
         name = name.split(" ")[0]
         if name == NODE or name.startswith(POD_PREFIX):
@@ -69,17 +78,16 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Agent:
     """The node, its directory, its API server and its agent process."""
 
-    def __init__(self, directory: Path, plugin: Path, datapath: str = "fake") -> None:
+    def __init__(self, directory: Path, plugin: Path) -> None:
         self.directory = directory
-        self.datapath = datapath
         self.process: subprocess.Popen[str] | None = None
         self.plugin_path = plugin
         for name in ("account", "bpffs", "objects"):
             (directory / name).mkdir()
+        run("mount", "-t", "bpf", "bpf", str(directory / "bpffs"))
         shutil.copy(plugin, directory / "objects" / "anetd-cni")
-        if datapath == "real":
-            for path in (ROOT / "agent/objects").glob("*.o"):
-                shutil.copy(path, directory / "objects")
+        for path in (ROOT / "agent/objects").glob("*.bpf.o"):
+            shutil.copy(path, directory / "objects")
         run("ip", "netns", "add", NODE)
         for command in (
             "link set lo up",
@@ -120,9 +128,8 @@ class Agent:
                 "nsenter",
                 f"--net=/run/netns/{NODE}",
                 sys.executable,
-                str(ROOT / "tests/agent/launch.py"),
+                str(ROOT / "tests/datapath/agent/launch.py"),
                 str(self.directory),
-                self.datapath,
             ],
             env={"PATH": os.environ["PATH"], "NODE_NAME": NODE_NAME},
             stderr=self.log,
@@ -153,8 +160,17 @@ class Agent:
             return {}
 
     def kernel(self) -> dict[str, Any]:
-        """What the datapath has."""
-        return dict(pickle.loads((self.directory / "bpffs/fake.pickle").read_bytes()))
+        """What is pinned: the rows of each table, and the links by the device that they serve."""
+        root = self.directory / "bpffs/anetd/v1"
+        pins = sorted(pin.name for pin in (root / "links").iterdir())
+        found: dict[str, Any] = {"links": pins, "pods": sorted({pin.split("-")[1] for pin in pins if pin.startswith("pod-")})}
+        for name, codecs in TABLES.items():
+            fd = syscalls.obj_get(root / "maps" / name)
+            assert fd is not None, name
+            table: Table[Any, Any] = Table(name, fd, *codecs)
+            found[name] = dict(table.items())
+            os.close(fd)
+        return found
 
     def links(self) -> list[str]:
         found = json.loads(run("ip", "-n", NODE, "-j", "link", "show").stdout)
@@ -186,19 +202,17 @@ class Agent:
 
 
 @pytest.fixture
-def node(tmp_path: Path, plugin: Path) -> Iterator[Agent]:
-    clear_namespaces()
+def node(plugin: Path) -> Iterator[Agent]:
     # Unix socket paths are short: pytest's own directories may not be.
-    directory = Path(f"/tmp/agt-{os.getpid()}")
-    shutil.rmtree(directory, ignore_errors=True)
+    directory = Path("/tmp/agt-node")
+    clear_leftovers(directory)
     directory.mkdir(mode=0o700)
     agent = Agent(directory, plugin)
     try:
         yield agent
     finally:
         agent.close()
-        clear_namespaces()
-        shutil.rmtree(directory, ignore_errors=True)
+        clear_leftovers(directory)
 
 
 @pytest.fixture
@@ -215,9 +229,3 @@ def pod(node: Agent) -> Iterator[Callable[[str], str]]:
     yield make
     for name in made:
         run("ip", "netns", "del", name, check=False)
-
-
-def free_socket(path: Path) -> socket.socket:
-    client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    client.connect(str(path))
-    return client
