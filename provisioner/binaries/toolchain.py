@@ -106,10 +106,13 @@ def _fetch(entry: Path, deadline: Deadline, progress: Progress) -> None:
 
 
 def _proxy() -> str:
-    """The first proxy of GOPROXY, which is a list separated by commas or bars."""
-    for entry in os.environ.get("GOPROXY", "").replace("|", ",").split(","):
+    """The first proxy of GOPROXY, which is a list separated by commas or bars; "off" and "direct" are no proxies."""
+    configured = os.environ.get("GOPROXY", "")
+    for entry in configured.replace("|", ",").split(","):
         if entry.startswith(("http://", "https://")):
             return entry.rstrip("/")
+    if configured:
+        raise UnreachableError(f"GOPROXY={configured} names no proxy")
     return _DEFAULT_PROXY
 
 

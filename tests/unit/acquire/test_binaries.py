@@ -261,6 +261,21 @@ def test_no_usable_go_says_what_was_found_and_what_to_do(monkeypatch, deadline, 
 
 
 @pytest.mark.parametrize(
+    ("configured", "expected"),
+    [("", toolchain._DEFAULT_PROXY), ("https://a.test/,direct", "https://a.test"), ("direct|http://b.test", "http://b.test")],
+)
+def test_the_first_proxy_of_goproxy_is_asked(monkeypatch, configured, expected):
+    monkeypatch.setenv("GOPROXY", configured)
+    assert toolchain._proxy() == expected
+
+
+def test_goproxy_off_is_respected(monkeypatch):
+    monkeypatch.setenv("GOPROXY", "off")
+    with pytest.raises(download.UnreachableError):
+        toolchain._proxy()
+
+
+@pytest.mark.parametrize(
     ("text", "expected"), [("go1.26.8", (1, 26, 8)), ("1.25", (1, 25, 0)), ("go1.26rc1", (1, 26, 0)), ("devel", (0, 0, 0))]
 )
 def test_go_versions_compare_as_numbers(text, expected):
