@@ -1,0 +1,52 @@
+"""The command as a process: what it imports, how it reads a closed pipe, the entry points."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "provisioner.cli.main"]
+# Each costs more than all that --help may take.
+HEAVY = {"kubernetes", "cryptography", "google", "jinja2", "pydantic", "yaml", "rich", "pyroute2", "urllib3", "requests"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["create-cluster", "--help"], ["--version"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-X", "importtime", *COMMAND[1:], *arguments], capture_output=True, text=True, check=True)
+    loaded = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in done.stderr.splitlines() if line.startswith("import time:")}
+    # Typer asks pydantic what an option's type means as soon as one command's options are looked at.
+    allowed = set() if arguments == ["--help"] else {"pydantic", "yaml"}
+    assert "typer" in loaded
+    assert not loaded & (HEAVY - allowed)
+
+
+def test_help_names_every_command() -> None:
+    text = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True).stdout
+    commands = "create-cluster stop-cluster delete-cluster list-clusters describe-cluster get-credentials load-image render schema version"
+    for command in commands.split():
+        assert f"\n  {command} " in text, command
+        shown = subprocess.run([*COMMAND, command, "--help"], capture_output=True, text=True, check=False)
+        assert shown.returncode == 0, command
+        assert f"Usage: provisioner {command} " in shown.stdout
+
+
+def test_without_a_command_the_help_is_shown() -> None:
+    done = subprocess.run(COMMAND, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "create-cluster" in done.stdout
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    script = f"{sys.executable} -m provisioner.cli.main schema | head -c 1"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
+def test_the_console_scripts_are_there() -> None:
+    for script in ("provisioner", "create-cluster"):
+        path = Path(sys.executable).parent / script
+        assert "--dataplane-v2" in subprocess.run([path, *(["create-cluster"] if script == "provisioner" else []), "--help"],
+                                                  capture_output=True, text=True, check=True).stdout  # fmt: skip
