@@ -81,52 +81,57 @@ inline_always verdict forward(struct __sk_buff *skb, struct packet *p, const str
 	return send_outside(skb, p, masquerade_port, refresh);
 }
 
-/* The first packet of a flow that a pod begins, or one to a frontend. */
-call_apart verdict begin_from_pod(struct __sk_buff *skb, struct packet *p, struct flow *f)
+/* The first packet of a flow that a pod begins (`choice` 0), or one to a frontend (`choice` its CT_SERVICE_ROW, or 0). */
+verified_apart verdict begin_from_pod(struct __sk_buff *skb, struct packet *p, struct conntrack_row *choice, __u32 now)
 {
-	struct conntrack_row fresh;
+	struct flow f = { .forward = 1, .now = now };
+	struct conntrack_row fresh = {};
 	struct route *route;
-	verdict v = NOT_A_SERVICE;
 	__be16 port = 0;
 	int refresh = 0;
+	verdict v;
 
-	if (f->row || has_ports(p->protocol)) {
-		if (f->row || is_frontend(p))
-			v = to_backend(skb, p, f, &fresh);
-		if (v < 0)
+	if (!p)
+		return dropped(DROP_MALFORMED);
+	f.source_is_a = order_ends(&f.key, &p->source, p->source_port, &p->destination, p->destination_port, p->protocol);
+	if (choice || (has_ports(p->protocol) && is_frontend(p))) {
+		v = to_backend(skb, p, &f, choice, &fresh);
+		if (v)
 			return v;
-	}
-	if (v == NOT_A_SERVICE) {
+	} else {
 		if (address_is_for_host_stack(&p->destination, p->ipv4))
 			return TC_ACT_OK;
-		conntrack_begin(p, f, &fresh);
+		conntrack_begin(p, &f, &fresh);
 	}
 	route = route_to(&p->destination);
-	if (f->row) {
-		refresh = f->row->last_seen != f->now;
-		conntrack_follow(p, f);
-		port = f->row->masquerade_port;
+	if (f.row) {
+		refresh = f.row->last_seen != now;
+		conntrack_follow(p, &f);
+		port = f.row->masquerade_port;
 	} else {
 		if (route_kind(route) == ROUTE_SERVICES)
 			return dropped(DROP_NO_SUCH_SERVICE);
 		if (wants_masquerade(route_kind(route))) {
-			v = masquerade_begin(p, f->now, &fresh);
+			v = masquerade_begin(p, now, &fresh);
 			if (v)
 				return v;
 			port = fresh.masquerade_port;
 		}
-		v = conntrack_add(&f->key, &fresh);
+		v = conntrack_add(&f.key, &fresh);
 		if (v)
 			return v;
 	}
 	return forward(skb, p, route, 0, port, refresh);
 }
 
-call_apart verdict forward_error(struct __sk_buff *skb, struct packet *p)
+verified_apart verdict forward_error(struct __sk_buff *skb, struct packet *p)
 {
 	struct route *route;
-	verdict v = error_from_pod(skb, p);
+	verdict v;
 
+	if (!p)
+		return dropped(DROP_MALFORMED);
+	v = error_from_pod(skb, p);
 	if (v)
 		return v;
 	if (address_is_for_host_stack(&p->destination, p->ipv4))
@@ -143,7 +148,8 @@ inline_always verdict handle_from_pod(struct __sk_buff *skb)
 	struct endpoint *from;
 	struct packet p;
 	struct flow f;
-	int refresh;
+	int refresh, by_tunnel = 0;
+	__be16 port = 0;
 	verdict v = parse(skb, &p);
 
 	if (unlikely(v)) {
@@ -161,20 +167,20 @@ inline_always verdict handle_from_pod(struct __sk_buff *skb)
 		return v;
 	conntrack_find(&p, &f);
 	if (unlikely(!f.row || f.row->flags & CT_SERVICE_ROW))
-		return begin_from_pod(skb, &p, &f);
+		return begin_from_pod(skb, &p, f.row, f.now);
 	refresh = f.row->last_seen != f.now;
 	conntrack_follow(&p, &f);
-	if (!f.forward) {
-		int by_tunnel = f.row->flags & CT_VIA_TUNNEL;
-
+	if (f.forward) {
+		port = f.row->masquerade_port;
+	} else {
+		by_tunnel = f.row->flags & CT_VIA_TUNNEL;
 		if (unlikely(f.row->flags & CT_TRANSLATED)) {
 			v = from_backend(skb, &p, f.row);
 			if (v)
 				return v;
 		}
-		return forward(skb, &p, route_to(&p.destination), by_tunnel, 0, 0);
 	}
-	return forward(skb, &p, route_to(&p.destination), 0, f.row->masquerade_port, refresh);
+	return forward(skb, &p, route_to(&p.destination), by_tunnel, port, refresh);
 }
 
 SEC("tc")

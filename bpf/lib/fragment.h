@@ -6,16 +6,17 @@
 #include "parse.h"
 #include "tables.h"
 
-call_apart verdict follow_fragment(struct packet *p)
+verified_apart verdict follow_fragment(struct packet *p)
 {
-	struct fragment_key key = {
-		.source = p->source,
-		.destination = p->destination,
-		.id = p->fragment_id,
-		.protocol = p->protocol,
-	};
 	struct fragment_row *row, first;
+	struct fragment_key key = {};
 
+	if (!p)
+		return dropped(DROP_MALFORMED);
+	key.source = p->source;
+	key.destination = p->destination;
+	key.id = p->fragment_id;
+	key.protocol = p->protocol;
 	if (p->fragment == FRAGMENT_FIRST) {
 		first.source_port = p->source_port;
 		first.destination_port = p->destination_port;

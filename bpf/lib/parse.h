@@ -108,10 +108,12 @@ inline_always int is_icmp(__u8 protocol)
 }
 
 /* The transport header of an unfragmented packet or first fragment, wherever it is. */
-call_apart verdict parse_transport_slow(struct __sk_buff *skb, struct packet *p)
+verified_apart verdict parse_transport_slow(struct __sk_buff *skb, struct packet *p)
 {
 	__u8 head[8];
 
+	if (!p)
+		return dropped(DROP_MALFORMED);
 	p->source_port = 0;
 	p->destination_port = 0;
 	if (has_ports(p->protocol)) {
@@ -152,12 +154,12 @@ inline_always verdict parse_transport(struct __sk_buff *skb, struct packet *p, v
 	return parse_transport_slow(skb, p);
 }
 
-call_apart verdict parse_ipv4_slow(struct __sk_buff *skb, struct packet *p)
+verified_apart verdict parse_ipv4_slow(struct __sk_buff *skb, struct packet *p)
 {
 	struct iphdr ip;
 	__u32 length;
 
-	if (bpf_skb_load_bytes(skb, L3_OFFSET, &ip, sizeof(ip)))
+	if (!p || bpf_skb_load_bytes(skb, L3_OFFSET, &ip, sizeof(ip)))
 		return dropped(DROP_MALFORMED);
 	length = ip.ihl * 4;
 	if (ip.version != 4 || length < sizeof(ip) || bpf_ntohs(ip.tot_len) < length || L3_OFFSET + length > skb->len)
@@ -189,13 +191,13 @@ inline_always verdict parse_ipv4(struct __sk_buff *skb, struct packet *p)
 	return parse_transport(skb, p, ip + 1, end);
 }
 
-call_apart verdict parse_ipv6_slow(struct __sk_buff *skb, struct packet *p)
+verified_apart verdict parse_ipv6_slow(struct __sk_buff *skb, struct packet *p)
 {
 	struct ipv6hdr ip;
 	__u32 offset = L3_OFFSET + sizeof(ip);
 	__u8 next, head[8];
 
-	if (bpf_skb_load_bytes(skb, L3_OFFSET, &ip, sizeof(ip)) || ip.version != 6)
+	if (!p || bpf_skb_load_bytes(skb, L3_OFFSET, &ip, sizeof(ip)) || ip.version != 6)
 		return dropped(DROP_MALFORMED);
 	__builtin_memcpy(&p->source, &ip.saddr, sizeof(p->source));
 	__builtin_memcpy(&p->destination, &ip.daddr, sizeof(p->destination));
@@ -258,13 +260,9 @@ inline_always verdict parse_ipv6(struct __sk_buff *skb, struct packet *p)
 /* 0, NOT_IP, or a drop. */
 inline_always verdict parse(struct __sk_buff *skb, struct packet *p)
 {
-	p->source_port = 0;
-	p->destination_port = 0;
+	__builtin_memset(p, 0, sizeof(*p));
 	p->kind = PACKET_PLAIN;
 	p->fragment = FRAGMENT_NONE;
-	p->tcp_flags = 0;
-	p->icmp_type = 0;
-	p->fragment_id = 0;
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		p->ipv4 = 1;
 		return parse_ipv4(skb, p);

@@ -84,7 +84,7 @@ inline_always verdict to_neighbour(struct __sk_buff *skb, const struct packet *p
 	return bpf_redirect_neigh(config.device_ifindex, &neighbour, sizeof(neighbour), 0);
 }
 
-inline_always verdict set_tunnel(struct __sk_buff *skb, const struct address *far)
+call_apart verdict set_tunnel(struct __sk_buff *skb, const struct address *far)
 {
 	struct bpf_tunnel_key key = { .tunnel_id = TUNNEL_ID, .tunnel_ttl = 64 };
 	__u64 flags;

@@ -50,13 +50,17 @@ inline_always void find_flow_to(const struct packet *p, struct flow *f, const st
 		f->row = 0;
 }
 
+/* Whether that end is `b` of the flow's key. */
+inline_always int flow_ends_at(const struct flow *f, const struct address *address, __be16 port)
+{
+	return f->key.b_port == port && address_equal(&f->key.b, address);
+}
+
 inline_always int translated_from(const struct conntrack_row *row, const struct packet *p)
 {
 	return (row->flags & CT_TRANSLATED) && row->translated_port == p->destination_port &&
 	       address_equal(&row->translated_address, &p->destination);
 }
-
-#define NOT_A_SERVICE 1
 
 inline_always int is_frontend(const struct packet *p)
 {
@@ -66,24 +70,25 @@ inline_always int is_frontend(const struct packet *p)
 }
 
 /*
- * A backend for a new flow to a frontend. `chosen` becomes the row client to frontend; `f` the flow to the backend, its row 0
- * unless it is known from the same frontend.
+ * A backend for a new flow to a frontend, kept in a row client to frontend. `f` becomes the flow to the backend, its row 0 unless it is known
+ * from the same frontend; `row` is scratch, but for its service_id.
  */
-call_apart verdict choose_backend(const struct packet *p, struct flow *f, struct conntrack_row *chosen, __u32 *service_id)
+call_apart verdict choose_backend(const struct packet *p, struct flow *f, struct conntrack_row *row)
 {
 	struct frontend_key key = { .address = p->destination, .port = p->destination_port, .protocol = p->protocol };
 	struct frontend *frontend = bpf_map_lookup_elem(&frontends, &key);
 	enum drop_reason reason = DROP_NO_BACKEND;
+	__u32 count, service_id;
 	struct slot_key slot;
-	__u32 count;
+	verdict v;
 
 	if (!frontend)
-		return NOT_A_SERVICE;
+		return dropped(DROP_NO_SUCH_SERVICE);
 	count = frontend->count;
 	if (!count)
 		return dropped(DROP_NO_BACKEND);
-	*service_id = frontend->service_id;
-	slot.service_id = frontend->service_id;
+	service_id = frontend->service_id;
+	slot.service_id = service_id;
 	slot.slot = bpf_get_prandom_u32() % count;
 	for (int i = 0; i < CHOICES_MAX; i++) {
 		__u32 *id = bpf_map_lookup_elem(&backend_slots, &slot);
@@ -92,10 +97,19 @@ call_apart verdict choose_backend(const struct packet *p, struct flow *f, struct
 		if (backend) {
 			find_flow_to(p, f, &backend->address, backend->port);
 			if (!f->row || translated_from(f->row, p)) {
-				chosen->service_id = *id;
-				chosen->translated_address = backend->address;
-				chosen->translated_port = backend->port;
-				return 0;
+				struct flow_key to_frontend;
+
+				f->source_is_a = order_ends(&to_frontend, &p->source, p->source_port, &p->destination, p->destination_port,
+							    p->protocol);
+				conntrack_begin(p, f, row);
+				row->flags |= CT_SERVICE_ROW;
+				row->service_id = *id;
+				row->translated_address = backend->address;
+				row->translated_port = backend->port;
+				v = conntrack_add(&to_frontend, row);
+				row->service_id = service_id;
+				f->source_is_a = flow_ends_at(f, &row->translated_address, row->translated_port);
+				return v;
 			}
 			reason = DROP_SERVICE_COLLISION;
 		}
@@ -105,67 +119,62 @@ call_apart verdict choose_backend(const struct packet *p, struct flow *f, struct
 }
 
 /*
- * On entry `f` is the flow as the pod sent it, its row 0 or CT_SERVICE_ROW. On return 0 packet and `f` go to a backend; where f->row is 0
- * `fresh` is to be added. NOT_A_SERVICE: there is no such frontend (any more).
+ * On entry `f` is the flow as the pod sent it and `known` its CT_SERVICE_ROW, or 0. On return 0 packet and `f` go to a backend; where f->row
+ * is 0 `fresh` is to be added.
  */
-call_apart verdict to_backend(struct __sk_buff *skb, struct packet *p, struct flow *f, struct conntrack_row *fresh)
+inline_always verdict to_backend(struct __sk_buff *skb, struct packet *p, struct flow *f, struct conntrack_row *known,
+				 struct conntrack_row *fresh)
 {
-	struct flow_key service_key = f->key;
-	struct conntrack_row *known = f->row;
-	struct conntrack_row chosen;
-	__u32 service_id = 0;
-	struct address source;
+	const struct address *source;
 	verdict v;
 
-	conntrack_begin(p, f, &chosen);
-	chosen.flags |= CT_SERVICE_ROW;
 	if (known) {
 		if (known->last_seen != f->now)
 			known->last_seen = f->now;
-		chosen.service_id = known->service_id;
-		chosen.translated_address = known->translated_address;
-		chosen.translated_port = known->translated_port;
-		find_flow_to(p, f, &chosen.translated_address, chosen.translated_port);
+		find_flow_to(p, f, &known->translated_address, known->translated_port);
 		if (f->row) {
 			/* A datagram has no connection that would end with its backend. */
 			if (!translated_from(f->row, p) ||
-			    (p->protocol == IPPROTO_UDP && !bpf_map_lookup_elem(&backends, &chosen.service_id)))
+			    (p->protocol == IPPROTO_UDP && !bpf_map_lookup_elem(&backends, &known->service_id)))
 				known = 0;
 		} else if (p->protocol != IPPROTO_TCP || starts_connection(p)) {
 			known = 0;
 		}
 	}
 	if (!known) {
-		v = choose_backend(p, f, &chosen, &service_id);
-		if (v)
-			return v == NOT_A_SERVICE ? dropped(DROP_NO_SUCH_SERVICE) : v;
-		v = conntrack_add(&service_key, &chosen);
+		v = choose_backend(p, f, fresh);
 		if (v)
 			return v;
 	}
-	source_towards(&source, p, &chosen.translated_address);
+	source = f->source_is_a ? &f->key.a : &f->key.b;
 	if (!f->row) {
+		__u32 service_id = fresh->service_id;
+
 		conntrack_begin(p, f, fresh);
 		fresh->flags |= CT_TRANSLATED;
 		fresh->service_id = service_id;
 		fresh->translated_address = p->destination;
 		fresh->translated_port = p->destination_port;
-		if (!address_equal(&source, &p->source))
+		if (!address_equal(source, &p->source))
 			fresh->flags |= CT_HAIRPIN;
 	}
-	if (!address_equal(&source, &p->source)) {
-		v = rewrite_source(skb, p, &source, p->source_port);
+	if (!address_equal(source, &p->source)) {
+		v = rewrite_source(skb, p, source, p->source_port);
 		if (v)
 			return v;
 	}
-	return rewrite_destination(skb, p, &chosen.translated_address, chosen.translated_port);
+	if (f->source_is_a)
+		return rewrite_destination(skb, p, &f->key.b, f->key.b_port);
+	return rewrite_destination(skb, p, &f->key.a, f->key.a_port);
 }
 
 /* A reply of a translated flow, on its way to the client. */
-call_apart verdict from_backend(struct __sk_buff *skb, struct packet *p, const struct conntrack_row *row)
+verified_apart verdict from_backend(struct __sk_buff *skb, struct packet *p, const struct conntrack_row *row)
 {
 	verdict v = 0;
 
+	if (!p || !row)
+		return dropped(DROP_MALFORMED);
 	if (row->flags & CT_HAIRPIN) {
 		struct address self = p->source;
 

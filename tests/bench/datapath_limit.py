@@ -32,6 +32,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 OBJECTS = HERE.parent.parent / "agent" / "objects"
 SHAPES = ("stream", "rr", "crr")
+CLIENT_CPU, SERVER_CPU = "0", str((os.cpu_count() or 1) - 1)
 VARIANTS = ("nodes", "stack", "limit", "ours")
 # 198.18.0.0/15 is set aside for measurements like this one (RFC 2544).
 LAN = "bn-lan"
@@ -199,13 +200,16 @@ def hold_limit(node: Node, device: int, pods: dict[Pod, int], objects: Path) -> 
 
 
 def measure(tool: Path, client: str, server: str, shape: str, seconds: float) -> float:
-    found = json.loads(inside(client, f"{tool} {shape} {server} {seconds}"))
+    # Each end on a CPU of its own: where the scheduler puts them together one round and apart the next, nothing else is measured.
+    found = json.loads(inside(client, f"taskset -c {CLIENT_CPU} {tool} {shape} {server} {seconds}"))
     return float(found["gbit_per_s" if shape == "stream" else "p50_us"])
 
 
 @contextmanager
 def serving(tool: Path, namespace: str, address: str) -> Iterator[None]:
-    server = subprocess.Popen(["ip", "netns", "exec", namespace, str(tool), "serve", address], stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(
+        ["ip", "netns", "exec", namespace, "taskset", "-c", SERVER_CPU, str(tool), "serve", address], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert server.stdout is not None
         assert server.stdout.readline().strip() == "ready"
