@@ -6,6 +6,7 @@ for a wait that ran out comes from the cluster itself: conditions, the container
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -134,6 +135,15 @@ def _late_pods(client: Client, selector: str) -> Sequence[str]:
     return reasons
 
 
+def last_words(log: str) -> str:
+    """The message of a log's last line, which may be plain text or a JSON record, possibly without its beginning."""
+    line = next((line for line in reversed(log.splitlines()) if line.strip()), "").strip()
+    try:
+        return str(json.loads(line)["message"])
+    except (ValueError, KeyError, TypeError):
+        return line
+
+
 def pod_reasons(pod: Mapping[str, Any]) -> list[str]:
     """Why a pod is not ready, in the cluster's own words."""
     name, status = pod["metadata"]["name"], pod.get("status", {})
@@ -145,7 +155,9 @@ def pod_reasons(pod: Mapping[str, Any]) -> list[str]:
         if waiting:
             reasons.append(f"{head}: {waiting.get('reason')}: {waiting.get('message', '')}".rstrip(": "))
         if ended:
-            reasons.append(f"{head}: {container['name']} ended with {ended.get('exitCode')} {ended.get('message', '')}".rstrip())
+            reasons.append(
+                f"{head}: {container['name']} ended with {ended.get('exitCode')}: {last_words(ended.get('message', ''))}".rstrip(": ")
+            )
         if not waiting and not container.get("ready"):
             reasons.append(f"{head}: {container['name']} runs and is not ready")
     if not reasons:

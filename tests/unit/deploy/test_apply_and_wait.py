@@ -177,7 +177,7 @@ def test_a_pod_that_does_not_start_is_explained_by_its_state_and_its_warnings(ap
     api.on("GET", "/api/v1/namespaces/kube-system/events", (200, {"items": [other, event]}))
     with pytest.raises(errors.Timeout) as caught:
         deploy.wait_agent_ready(api.credentials, 2, impatient, lines.append)
-    for part in ("0 of 2", "pod anetd-x on demo-0: CrashLoopBackOff: back-off 10s", "ended with 1 no BTF", "FailedMount: no bpffs"):
+    for part in ("0 of 2", "pod anetd-x on demo-0: CrashLoopBackOff: back-off 10s", "ended with 1: no BTF", "FailedMount: no bpffs"):
         assert part in caught.value.message
     assert "unrelated" not in caught.value.message
 
@@ -203,3 +203,16 @@ def test_an_unscheduled_pod_is_explained_by_the_scheduler():
         "status": {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/2 nodes are available"}]},
     }
     assert wait.pod_reasons(pod) == ["pod p on no node: 0/2 nodes are available"]
+
+
+@pytest.mark.parametrize(
+    ("log", "expected"),
+    [
+        ('{"message": "first"}\n{"level": "error", "message": "no BTF"}\n', "no BTF"),
+        ("cut off at the beginn\nplain words\n\n", "plain words"),
+        ('"a string"', '"a string"'),
+        ("", ""),
+    ],
+)
+def test_of_a_log_the_last_record_tells_why(log, expected):
+    assert wait.last_words(log) == expected
