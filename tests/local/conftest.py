@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -29,15 +30,13 @@ def eventually(condition: Callable[[], bool], what: str = "", within: float = 10
         time.sleep(0.02)
 
 
-def namespaces() -> set[str]:
-    """Every namespace that a process is in."""
+def namespaces(pids: Iterable[int] | None = None) -> set[str]:
+    """The namespaces that these processes are in, or all processes."""
     found = set()
-    for process in Path("/proc").glob("[0-9]*"):
+    for process in Path("/proc").glob("[0-9]*") if pids is None else [Path(f"/proc/{pid}") for pid in pids]:
         for name in ("net", "mnt", "pid", "uts", "ipc", "cgroup"):
-            try:
+            with contextlib.suppress(OSError):
                 found.add(str((process / "ns" / name).readlink()))
-            except OSError:
-                continue
     return found
 
 
