@@ -135,7 +135,7 @@ def api(certificates, tmp_path):
     tls.verify_mode = ssl.CERT_REQUIRED
     tls.load_verify_locations(cadata=certificates["authority"][0])
     server.socket = tls.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     fake.credentials = FakeCredentials(f"https://127.0.0.1:{server.server_port}", certificates["authority"][0], *certificates["client"])
     yield fake
     server.shutdown()
