@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -28,16 +27,6 @@ def eventually(condition: Callable[[], bool], what: str = "", within: float = 10
     while not condition():
         assert time.monotonic() < give_up, f"not within {within} s: {what}"
         time.sleep(0.02)
-
-
-def namespaces(pids: Iterable[int] | None = None) -> set[str]:
-    """The namespaces that these processes are in, or all processes."""
-    found = set()
-    for process in Path("/proc").glob("[0-9]*") if pids is None else [Path(f"/proc/{pid}") for pid in pids]:
-        for name in ("net", "mnt", "pid", "uts", "ipc", "cgroup"):
-            with contextlib.suppress(OSError):
-                found.add(str((process / "ns" / name).readlink()))
-    return found
 
 
 def mounts(*words: str) -> list[str]:

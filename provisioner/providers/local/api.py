@@ -63,6 +63,10 @@ class Api:
                     remedy="Run the command again.",
                 )
 
+    def has_bindings(self) -> bool:
+        """Whether a create got as far as `apply_bindings`. As the administrator, this also says that the binding works."""
+        return all(self.request("GET", f"{_RBAC}/{binding['metadata']['name']}")[0] == 200 for binding in bindings())
+
     def pod_cidrs(self) -> dict[str, list[str]]:
         """The pod CIDRs of each node that has some."""
         status, answer = self.request("GET", "/api/v1/nodes")

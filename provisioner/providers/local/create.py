@@ -235,7 +235,10 @@ class Creation:
         bootstrap.apply_bindings()
 
     def _is_ready(self) -> bool:
-        return self._record is not None and self._admin_api().is_ready()
+        if self._record is None:
+            return False
+        admin = self._admin_api()
+        return admin.is_ready() and admin.has_bindings()
 
     def _admin_api(self) -> api.Api:
         own = credentials_of(self._layout, self._known)
