@@ -21,7 +21,7 @@ from provisioner.plan.steps import Deadline, Progress
 
 SUITE = "bookworm"
 MIRROR_VARIABLE = "PROVISIONER_DEBIAN_MIRROR"
-_FORMAT = 1  # raise it when this module changes what a layer contains
+_FORMAT = 2  # raise it when this module changes what a layer contains
 _SPACE = 1 << 30
 
 
@@ -57,7 +57,18 @@ _LEFT_OUT_NAMES = frozenset(
         """
     )
 )
-_LEFT_OUT_PARTS = ("/gconv/", "/perl-base/", "/engines-3/", "/lib-dynload/_sqlite3", "/lib-dynload/_curses", "/lib-dynload/_test")
+_LEFT_OUT_PARTS = (
+    "/gconv/",
+    "/lib-dynload/_codecs_",
+    "/__pycache__/turtle.",
+    "/__pycache__/pydoc.",
+    "/__pycache__/doctest.",
+    "/perl-base/",
+    "/engines-3/",
+    "/lib-dynload/_sqlite3",
+    "/lib-dynload/_curses",
+    "/lib-dynload/_test",
+)
 _LEFT_OUT_LIBRARIES = ("libsqlite3.so", "libdb-5.3.so", "libmvec.so", "libperl.so")
 
 _COMMON = (
@@ -98,6 +109,7 @@ def ensure(rootfs: Rootfs, deadline: Deadline, progress: Progress) -> oci.Layer:
         progress(f"building the {rootfs.name} image: fetching {len(rootfs.packages)} Debian packages and what they need")
         with cache.filling(entry) as partial:
             _make(rootfs, partial / "layer.tar", deadline)
+        cache.prune(entry.parent, f"{rootfs.name}-*", keep=1)
     layer = entry / "layer.tar"
     return oci.Layer(layer, cache.sealed_digest(entry, layer.name), layer.stat().st_size)
 
