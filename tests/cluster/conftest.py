@@ -20,6 +20,8 @@ import yaml
 from .kube import Cluster, eventually, run, toolbox_pod
 
 PROVISIONER = shutil.which("provisioner", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}") or "provisioner"
+# For working on a test: clusters are kept between runs (create continues with what is there).
+KEEP = bool(os.environ.get("PROVISIONER_TEST_KEEP"))
 KINDS = {
     "native-ipv4": {"stackType": "ipv4", "dataplane": {"routingMode": "native"}},
     "vxlan-ipv4": {"stackType": "ipv4", "dataplane": {"routingMode": "vxlan"}},
@@ -44,7 +46,7 @@ def provisioner() -> str:
     """The command under test, after whatever a killed run left is gone."""
     clusters = json.loads(run(PROVISIONER, "list-clusters", "--output", "json"))
     for entry in clusters["items"]:
-        if entry["name"].startswith("pvt-"):
+        if entry["name"].startswith("pvt-") and not KEEP:
             run(PROVISIONER, "delete-cluster", entry["name"], "--quiet", timeout=120)
     return PROVISIONER
 
@@ -105,7 +107,8 @@ def cluster(
     try:
         yield Cluster(name, kubeconfig, dict(spec), images["toolbox"]["name"], provisioner, kubectl_path, families)
     finally:
-        run(provisioner, "delete-cluster", name, "--quiet", timeout=120)
+        if not KEEP:
+            run(provisioner, "delete-cluster", name, "--quiet", timeout=120)
 
 
 @pytest.fixture(scope="session")

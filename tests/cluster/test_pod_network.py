@@ -196,5 +196,5 @@ def drops(cluster: Cluster, node: str, reason: str) -> int:
 
 
 def agent_on(cluster: Cluster, node: str) -> str:
-    pods = cluster.get("pods", "-n", "kube-system", "-l", "k8s-app=anetd", "--field-selector", f"spec.nodeName={node}")["items"]
+    pods = cluster.get("pods", "-n", "kube-system", "-l", "app=anetd", "--field-selector", f"spec.nodeName={node}")["items"]
     return str(pods[0]["metadata"]["name"])
