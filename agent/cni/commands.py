@@ -257,16 +257,41 @@ class PodNetwork:
         podnet.connect_host_end(self._nl, link.index, pod)
 
     def _remove_strangers(self) -> None:
+        """Take away what no record knows of, but for pods whose records were lost with the store's directory: they run on."""
         records = self._store.all()
         names = {_plan(record).host_name for record in records}
         addresses = {address for record in records for address in record.addresses}
+        rows = list(self._datapath.endpoints.items())
         for link in links.list_pod_links(self._nl):
-            if link.name not in names:
+            held = [address for address, row in rows if row.ifindex == link.index and address not in addresses]
+            if link.name in names:
+                continue
+            if not (held and link.up):
                 links.delete(self._nl, link.name)
+                continue
+            log.warning(
+                "a pod runs of which nothing is written down; it is left alone",
+                extra={"link": link.name, "addresses": list(map(str, held))},
+            )
+            self._datapath.attach_pod(link.name, link.index)
+            self._allocator.reserve(held)
+            self._next_id = max([self._next_id, *(row.id + 1 for _, row in rows)])
+            names.add(link.name)
+            addresses.update(held)
         for name in self._datapath.attached() - names:
             self._datapath.detach_pod(name)
-        for address in [address for address, _ in self._datapath.endpoints.items() if address not in addresses]:
+        for address, _ in rows:
+            if address not in addresses:
+                self._datapath.remove_endpoint_state(address)
+
+    def _remove_unrecorded(self, attachment: Attachment) -> None:
+        name = links.pod_link_name(attachment.container_id, attachment.ifname)
+        link = links.find(self._nl, name)
+        self._remove_link(name)
+        held = [address for address, row in self._datapath.endpoints.items() if link is not None and row.ifindex == link.index]
+        for address in held:
             self._datapath.remove_endpoint_state(address)
+        self._release(held)
 
     def _delete(self, request: Request) -> None:
         attachment = _attachment_of(request)
@@ -276,7 +301,7 @@ class PodNetwork:
                 if record is not None:
                     self._undo(record)
                 else:
-                    self._remove_link(links.pod_link_name(attachment.container_id, attachment.ifname))
+                    self._remove_unrecorded(attachment)
             except (OSError, DatapathError) as error:
                 raise CniError(Code.IO_FAILURE, f"the pod's network cannot be taken away: {_words(error)}") from error
 

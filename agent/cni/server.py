@@ -32,17 +32,17 @@ Observe = Callable[[str, int, float], None]
 
 def unix_listener(path: Path, *, backlog: int = BACKLOG) -> socket.socket:
     """A listening socket at `path`, mode 0600 in a directory of mode 0700; a dead one of an earlier process is replaced."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.parent.chmod(0o700)
-    path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.chmod(0o700)
+        path.unlink(missing_ok=True)
         listener.bind(str(path))
         path.chmod(0o600)
         listener.listen(backlog)
-    except BaseException:
+    except OSError as error:
         listener.close()
-        raise
+        raise OSError(error.errno, f"cannot listen at {path} ({error.strerror}): is the file system full or read-only?") from error
     return listener
 
 

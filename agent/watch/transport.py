@@ -44,8 +44,11 @@ class Access:
 
 
 def connect_errors() -> tuple[type[Exception], ...]:
-    """What the standard library raises when a connection fails in one way or another."""
-    return (OSError, http.client.HTTPException, ValueError)
+    """What the standard library raises when a connection fails in one way or another.
+
+    AttributeError is http.client's way to say that another thread closed the connection under its hands.
+    """
+    return (OSError, http.client.HTTPException, ValueError, AttributeError)
 
 
 def _keep_alive(sock: socket.socket | None) -> None:

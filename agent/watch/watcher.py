@@ -68,8 +68,9 @@ class Watcher(Generic[T]):
             except StatusError as error:
                 self._fail(error.status, str(error))
             except Exception as error:
-                # Whatever it is, the last state goes on being served, and the next list puts things right.
-                log.exception("a watch failed for a reason that nobody foresaw", extra={"resource": self.name})
+                # Whatever it is, the last state goes on being served, and the next request puts things right.
+                if not self._stop.is_set():
+                    log.exception("a watch failed for a reason that nobody foresaw", extra={"resource": self.name})
                 self._connection.close()
                 self._fail(0, repr(error))
 
