@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from provisioner import cache, process
+from provisioner import cache, errors, process
 from provisioner.binaries.pins import architecture
 from provisioner.images import oci
 from provisioner.plan.steps import Deadline, Progress
@@ -127,9 +127,12 @@ def _make(rootfs: Rootfs, target: Path, deadline: Deadline) -> None:
         argv.append(f'--extract-hook=chroot "$1" /usr/bin/{compiling}')
     with tempfile.TemporaryDirectory(prefix="provisioner-rootfs-") as scratch:
         raw = Path(scratch) / "rootfs.tar"
-        process.run_logged(
-            [*argv, SUITE, str(raw), *_mirrors()], log=log, doing=f"fetching Debian packages for the {rootfs.name} image", deadline=deadline
-        )
+        try:
+            doing = f"fetching Debian packages for the {rootfs.name} image"
+            process.run_logged([*argv, SUITE, str(raw), *_mirrors()], log=log, doing=doing, deadline=deadline)
+        except errors.UpstreamFailure as error:
+            remedy = f"{error.remedy} Where Debian's mirrors cannot be reached, set {MIRROR_VARIABLE} to one that can."
+            raise errors.UpstreamFailure(error.message, remedy=remedy) from None
         links = (oci.Entry(path, 0o777, link=destination) for path, destination in rootfs.links)
         oci.rewrite_layer(raw, target, is_wanted, [*_COMMON, *links])
 
