@@ -181,8 +181,9 @@ class Creation:
         layout, addresses = self._layout, self._known.addresses
         networks.ensure_bridge(layout, addresses)
         host.enable_forwarding(layout)
-        if not networks.ensure_masquerade(layout, addresses):
-            progress("nft is not installed (package nftables): the nodes reach this machine and each other, but not beyond")
+        lacking = networks.ensure_masquerade(layout, addresses)
+        if lacking:
+            progress(f"{lacking}: the nodes reach this machine and each other, but not beyond")
 
     # ---- members ----
 

@@ -30,6 +30,8 @@ IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 _MEMBER_LINK = "eth0"
 _FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
 
+NO_NFT = "nft is not installed (package nftables)"
+
 T = TypeVar("T")
 
 
@@ -254,22 +256,20 @@ def masquerade_rules(layout: Layout, addresses: Addresses) -> str:
     )
 
 
-def ensure_masquerade(layout: Layout, addresses: Addresses) -> bool:
-    """False where there is no nft: the nodes then reach this machine and each other, but not beyond."""
+def ensure_masquerade(layout: Layout, addresses: Addresses) -> str:
+    """Why there is none, empty where there is: without it the nodes reach this machine and each other, but not beyond."""
     tool = nft()
     if tool is None:
-        return False
-    _run_nft(tool, masquerade_rules(layout, addresses))
-    return True
+        return NO_NFT
+    result = subprocess.run([tool, "-f", "-"], input=masquerade_rules(layout, addresses), text=True, capture_output=True, check=False)
+    return f"nft refuses the table: {result.stderr.strip()}" if result.returncode else ""
 
 
 def remove_masquerade(layout: Layout) -> None:
+    """Remove the table where there is one; a kernel without nftables has none."""
     tool = nft()
-    if tool is not None:
-        _run_nft(tool, f"table inet {layout.nft_table}\ndelete table inet {layout.nft_table}\n")
-
-
-def _run_nft(tool: str, script: str) -> None:
-    result = subprocess.run([tool, "-f", "-"], input=script, text=True, capture_output=True, check=False)
-    if result.returncode:
-        raise errors.UpstreamFailure(f"nft refused the cluster's table: {result.stderr.strip()}", remedy="Look at: nft list ruleset")
+    if tool is None:
+        return
+    listed = subprocess.run([tool, "list", "tables"], text=True, capture_output=True, check=False).stdout.splitlines()
+    if f"table inet {layout.nft_table}" in listed:
+        subprocess.run([tool, "delete", "table", "inet", layout.nft_table], capture_output=True, check=False)
