@@ -47,7 +47,9 @@ log = logging.getLogger(__name__)
 _SETTLE_SECONDS = 0.02
 """Changes come in bursts (a rollout, a list): wait this long for the rest of one."""
 _HOUSEKEEPING_SECONDS = 60.0
-_RETRY_SECONDS = 1.0
+_RETRY_SECONDS = (1.0, 30.0)
+"""Between attempts to bring the tables up to date: the first wait, doubled up to the last."""
+_STALLED_SECONDS = 300.0
 _M_ARENA_MAX = -8
 
 _NOT_HEADLESS = "!service.kubernetes.io/headless"
@@ -98,6 +100,7 @@ class Agent:
         self.serving: Serving | None = None
         self.ready = False
         self.waiting_for = "the start"
+        self._beat = self.started
         self._paths = paths
         self._open_datapath = open_datapath
         self._observe = observe
@@ -111,6 +114,11 @@ class Agent:
     def watchers(self) -> tuple[Watcher[Any], ...]:
         """Every watch."""
         return (self.nodes, self.services, self.slices)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the main loop, which comes round every minute, has not for a long time."""
+        return time.monotonic() - self._beat > _STALLED_SECONDS
 
     def stop(self) -> None:
         """Make `run` return. May be called from a signal handler."""
@@ -142,6 +150,7 @@ class Agent:
             return remembered
         said = time.monotonic()
         while not self._stop.is_set():
+            self._beat = time.monotonic()
             found = self.nodes.snapshot().get(Key("", self.node_name))
             if found is not None and facts.is_complete(found):
                 return found
@@ -196,13 +205,17 @@ class Agent:
 
     def _serve(self, serving: Serving) -> None:
         housekeeping = time.monotonic() + _HOUSEKEEPING_SECONDS
-        pause = 0.0
+        pause, retry = 0.0, _RETRY_SECONDS[0]
         while not self._stop.wait(pause):
+            self._beat = time.monotonic()
             pause = _SETTLE_SECONDS
             self._wake.clear()
-            if all(watcher.synced for watcher in self.watchers) and not self._reconcile(serving):
-                pause = _RETRY_SECONDS
-                self._wake.set()
+            if all(watcher.synced for watcher in self.watchers):
+                if self._reconcile(serving):
+                    retry = _RETRY_SECONDS[0]
+                else:
+                    pause, retry = retry, min(retry * 2, _RETRY_SECONDS[1])
+                    self._wake.set()
             if time.monotonic() >= housekeeping:
                 housekeeping = time.monotonic() + _HOUSEKEEPING_SECONDS
                 _keep_house(serving)

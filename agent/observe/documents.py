@@ -96,8 +96,8 @@ def services(agent: Agent) -> list[dict[str, Any]]:
 
 
 def healthz(agent: Agent) -> Callable[[], tuple[int, str]]:
-    """200 as long as the process can answer and has not been told to end."""
-    return lambda: (200, f"ok\nnode {agent.node_name}\n")
+    """200 as long as the main loop comes round."""
+    return lambda: (503, "the main loop has stalled\n") if agent.stalled else (200, "ok\n")
 
 
 def readyz(agent: Agent) -> Callable[[], tuple[int, str]]:

@@ -1,6 +1,6 @@
 """/healthz, /readyz and /metrics on the loopback address.
 
-/healthz fails when the agent's own work has stopped; /readyz until pods can be served. Neither asks whether the API server is
+/healthz fails when the agent's main loop has stalled; /readyz until pods can be served. Neither asks whether the API server is
 there: its absence is no reason to restart an agent whose pods run.
 """
 
