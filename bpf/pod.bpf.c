@@ -7,6 +7,7 @@
 #include "lib/fragment.h"
 #include "lib/icmp_error.h"
 #include "lib/masquerade.h"
+#include "lib/reject.h"
 #include "lib/route.h"
 #include "lib/service.h"
 
@@ -186,7 +187,13 @@ inline_always verdict handle_from_pod(struct __sk_buff *skb)
 SEC("tc")
 int from_pod(struct __sk_buff *skb)
 {
-	return finish(skb, handle_from_pod(skb), DROP_FROM_POD);
+	verdict v = handle_from_pod(skb);
+
+	if (likely(v >= 0))
+		return v;
+	count_drop(skb, -v, DROP_FROM_POD);
+	/* Both are found out before anything of the packet was changed. */
+	return v == dropped(DROP_NO_BACKEND) || v == dropped(DROP_NO_SUCH_SERVICE) ? reject(skb) : TC_ACT_SHOT;
 }
 
 inline_always verdict handle_to_pod(struct __sk_buff *skb)

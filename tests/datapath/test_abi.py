@@ -1,0 +1,157 @@
+"""The two sides of the tables agree: every C structure has the size and the fields' places that Python packs."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import subprocess
+from enum import IntEnum
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.datapath import abi
+from agent.datapath import conntrack as collector
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+OBJECTS = ("pod", "host", "overlay")
+CODECS = [value for value in vars(abi).values() if isinstance(value, abi.Codec) and value.name]
+
+
+@pytest.fixture(scope="module")
+def structs() -> dict[str, dict[str, Any]]:
+    """The structures of all objects, by name, from their BTF."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in OBJECTS:
+        dump = subprocess.run(
+            ["bpftool", "-j", "btf", "dump", "file", str(ROOT / f"agent/objects/{name}.bpf.o")], check=True, capture_output=True, text=True
+        ).stdout
+        for kind in json.loads(dump)["types"]:
+            if kind["kind"] == "STRUCT" and kind["name"] != "(anon)":
+                found[kind["name"]] = kind
+    return found
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
+def test_a_codec_has_the_size_of_its_structure(structs: dict[str, dict[str, Any]], codec: abi.Codec[Any]) -> None:
+    assert structs[codec.name]["size"] == codec.size
+
+
+def test_the_configuration_has_the_size_of_its_structure(structs: dict[str, dict[str, Any]]) -> None:
+    record = abi.ConfigRecord(IPv4Address("192.0.2.1"), None, 1, 0, 1500, abi.ConfigFlag.IPV4)
+    assert structs["datapath_config"]["size"] == len(record.pack())
+
+
+@pytest.mark.parametrize("name", ["datapath_config", *(codec.name for codec in CODECS)])
+def test_a_structure_has_no_holes(structs: dict[str, dict[str, Any]], name: str) -> None:
+    """A hole would be garbage in a key: every byte up to the end belongs to a member that begins where the last one ended."""
+    header = (ROOT / "bpf/abi.h").read_text()
+    body = re.search(rf"struct {name} \{{(.*?)\n\}};", header, re.DOTALL)
+    assert body is not None
+    sizes = {"__u8": 1, "__u16": 2, "__be16": 2, "__u32": 4, "__u64": 8, "struct address": 16, "union": 16}
+    end = 0
+    members = re.findall(r"^\t(struct address|__\w+|union) ?\{?(?:.*?)(\w+)?(?:\[(\d+)\])?;", body.group(1), re.MULTILINE)
+    for member, (kind, _, count) in zip(structs[name]["members"], members, strict=False):
+        assert member["bits_offset"] == end * 8, member["name"]
+        end += sizes[kind] * int(count or 1)
+    if name != "address":
+        assert end == structs[name]["size"]
+
+
+FIELDS = [
+    (abi.ENDPOINT, abi.Endpoint(7, 8, "02:00:00:00:00:01", "02:00:00:00:00:02"), {"ifindex": "=I7", "id": "=I8"}),
+    (abi.ROUTE, abi.Route(abi.RouteKind.NODE, IPv4Address("192.0.2.1")), {"kind": "=I3"}),
+    (abi.FRONTEND_KEY, abi.FrontendKey(IPv4Address("192.0.2.1"), 443, 6), {"port": ">H443", "protocol": "=B6"}),
+    (abi.FRONTEND, abi.Frontend(5, 6), {"service_id": "=I5", "count": "=H6"}),
+    (abi.BACKEND, abi.Backend(IPv4Address("192.0.2.1"), 443, 6), {"port": ">H443", "protocol": "=B6"}),
+    (
+        abi.FLOW_KEY,
+        abi.FlowKey(IPv4Address("192.0.2.1"), 10, IPv4Address("192.0.2.2"), 20, 17),
+        {"a_port": ">H10", "b_port": ">H20", "protocol": "=B17"},
+    ),
+    (
+        abi.CONNTRACK_ROW,
+        abi.ConntrackRow(9, abi.ConntrackState.CLOSED, abi.ConntrackFlag.HAIRPIN, 61001, IPv4Address("192.0.2.1"), 80, 77),
+        {
+            "last_seen": "=I9",
+            "state": "=B3",
+            "flags": "=B64",
+            "masquerade_port": ">H61001",
+            "translated_port": ">H80",
+            "service_id": "=I77",
+        },
+    ),
+    (abi.MASQUERADE_ROW, abi.MasqueradeRow(IPv4Address("192.0.2.1"), 99), {"pod_port": ">H99"}),
+    (abi.FRAGMENT_KEY, abi.FragmentKey(IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2"), 3, 17), {"protocol": "=B17"}),
+    (abi.FRAGMENT_ROW, abi.FragmentRow(1, 2), {"source_port": ">H1", "destination_port": ">H2"}),
+    (abi.DROP_KEY, abi.DropKey(3, 4), {"reason": "=B3", "direction": "=B4"}),
+    (abi.DROP_COUNT, abi.DropCount(3, 4), {"packets": "=Q3", "bytes": "=Q4"}),
+]
+
+
+@pytest.mark.parametrize(("codec", "row", "fields"), FIELDS, ids=lambda value: getattr(value, "name", ""))
+def test_fields_stand_where_c_reads_them_and_come_back(
+    structs: dict[str, dict[str, Any]], codec: abi.Codec[Any], row: Any, fields: dict[str, str]
+) -> None:
+    packed = codec.pack(row)
+    places = {member["name"]: member["bits_offset"] // 8 for member in structs[codec.name]["members"]}
+    for name, expected in fields.items():
+        assert struct.unpack_from(expected[:2], packed, places[name])[0] == int(expected[2:]), name
+    assert codec.unpack(packed) == row
+
+
+@pytest.mark.parametrize("text", ["192.0.2.0/24", "0.0.0.0/0", "192.0.2.1/32", "2001:db8::/64", "::/0", "2001:db8::1/128"])
+def test_networks_survive_the_journey_through_a_key(text: str) -> None:
+    network = ip_network(text)
+    assert abi.ROUTE_KEY.unpack(abi.ROUTE_KEY.pack(network)) == network
+
+
+@pytest.mark.parametrize("text", ["192.0.2.1", "2001:db8::1", "::", "::1"])
+def test_addresses_survive_the_journey_through_a_key(text: str) -> None:
+    assert abi.unpack_address(abi.pack_address(ip_address(text))) == ip_address(text)
+
+
+def _enum(name: str) -> dict[str, int]:
+    """A C enum of abi.h."""
+    body = re.search(rf"enum {name} \{{(.*?)\}};", (ROOT / "bpf/abi.h").read_text(), re.DOTALL)
+    assert body is not None
+    return {key: int(eval(value)) for key, value in re.findall(r"(\w+) = ([\d <]+)", body.group(1))}
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "python"),
+    [
+        ("config_flag", "CONFIG_", abi.ConfigFlag),
+        ("route_kind", "ROUTE_", abi.RouteKind),
+        ("conntrack_state", "CT_STATE_", abi.ConntrackState),
+        ("conntrack_flag", "CT_", abi.ConntrackFlag),
+        ("drop_reason", "DROP_", abi.DropReason),
+        ("drop_direction", "DROP_", abi.DropDirection),
+    ],
+)
+def test_enums_are_the_same_in_both_languages(name: str, prefix: str, python: type[IntEnum]) -> None:
+    assert {key.removeprefix(prefix): value for key, value in _enum(name).items()} == {m.name: m.value for m in python}
+
+
+def test_timeouts_are_the_same_in_both_languages() -> None:
+    header = (ROOT / "bpf/lib/conntrack.h").read_text()
+    defined = {key: int(value) for key, value in re.findall(r"#define TIMEOUT_(\w+) (\d+)", header)}
+    states = abi.ConntrackState
+    assert {
+        "MINIMUM": min(collector.timeout(p, s) for p in (1, 6, 17) for s in states),
+        "TCP_NEW": collector.timeout(6, states.NEW),
+        "TCP_ESTABLISHED": collector.timeout(6, states.ESTABLISHED),
+        "TCP_HALF_CLOSED": collector.timeout(6, states.HALF_CLOSED),
+        "TCP_CLOSED": collector.timeout(6, states.CLOSED),
+        "UDP_NEW": collector.timeout(17, states.NEW),
+        "UDP_ESTABLISHED": collector.timeout(17, states.ESTABLISHED),
+        "OTHER": collector.timeout(1, states.NEW),
+    } == defined
+
+
+def test_masquerading_stays_above_the_kernels_ephemeral_ports() -> None:
+    assert abi.MASQUERADE_PORTS[0] > 60999
+    assert abi.pack_address(IPv6Address("::ffff:192.0.2.1")) == abi.pack_address(IPv4Address("192.0.2.1"))
