@@ -44,8 +44,11 @@ class Feature:
 
 
 def check(num_nodes: int, *, vxlan: bool, state_root: Path, run_root: Path) -> None:
-    """Raise `errors.PermissionMissing` or `errors.MachineUnfit` for the first thing that is missing."""
-    _check_root()
+    """Raise `errors.PermissionMissing` or `errors.MachineUnfit` for the first thing that is missing.
+
+    num_nodes  those that are still to be started: what runs has the memory that it needs.
+    """
+    check_root()
     _check_tools()
     cgroups.hierarchies()
     for feature in features(vxlan=vxlan):
@@ -54,11 +57,13 @@ def check(num_nodes: int, *, vxlan: bool, state_root: Path, run_root: Path) -> N
                 f"the kernel {platform.release()} lacks {feature.name}, which Linux has since {feature.since}",
                 remedy=f"Use a kernel of that version or later that was built with {feature.option}.",
             )
-    _check_space(num_nodes, state_root, run_root)
-    _check_memory(num_nodes)
+    if num_nodes:
+        _check_space(num_nodes, state_root, run_root)
+        _check_memory(num_nodes)
 
 
-def _check_root() -> None:
+def check_root() -> None:
+    """Raise `errors.PermissionMissing` for anybody else."""
     if os.geteuid() != 0:
         raise errors.PermissionMissing(
             "a local cluster needs root: it makes namespaces, links and cgroups", remedy="Run the command with sudo."

@@ -45,14 +45,15 @@ class LocalProvider:
 
     def plan_create(self, spec: ClusterSpec) -> Plan:
         """Everything between what is found and `spec`."""
+        layout = self._layout(spec.name)
+        preflight.check_root()
+        observed = records.observe(layout)
         preflight.check(
-            spec.num_nodes,
+            sum(name not in observed.members for name in layout.nodes(spec.num_nodes)),
             vxlan=spec.dataplane.routing_mode is RoutingMode.VXLAN,
             state_root=self._state_root,
             run_root=self._run_root,
         )
-        layout = self._layout(spec.name)
-        observed = records.observe(layout)
         if observed.record is None:
             self._check_networks(spec, layout)
         else:

@@ -71,13 +71,17 @@ def write(layout: Layout, record: Record) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """members  the pids of those that run."""
+    """members  the pids of those that run.
+
+    broken   programs (MEMBER/PROGRAM) that ended and wait for their next start.
+    """
 
     record: Record | None
     members: Mapping[str, int]
     links: tuple[str, ...]
     cgroups: tuple[Path, ...]
     directories: tuple[Path, ...]
+    broken: tuple[str, ...] = ()
 
     @property
     def exists(self) -> bool:
@@ -88,7 +92,7 @@ class Observed:
         if self.record is None or not self.record.complete:
             return ClusterState.INCOMPLETE
         expected = self.record.spec.num_nodes + 1
-        if len(self.members) == expected:
+        if len(self.members) == expected and not self.broken:
             return ClusterState.RUNNING
         return ClusterState.DEGRADED if self.members else ClusterState.STOPPED
 
@@ -99,7 +103,13 @@ def observe(layout: Layout) -> Observed:
     members = {name: pid for name in sorted(names) if (pid := member.find(layout, name)) is not None}
     directories = tuple(path for path in (layout.state_dir, layout.run_dir) if path.exists())
     groups = cgroups.groups(cgroups.hierarchies(), layout.cgroup)
-    return Observed(read(layout), members, tuple(networks.links_of(layout)), tuple(groups), directories)
+    broken = tuple(
+        f"{name}/{status.name}"
+        for name, pid in members.items()
+        for status in member.statuses(pid).values()
+        if not status.pid and status.restarts
+    )
+    return Observed(read(layout), members, tuple(networks.links_of(layout)), tuple(groups), directories, broken)
 
 
 def reserved_networks(layout: Layout) -> list[Network]:

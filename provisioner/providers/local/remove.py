@@ -95,6 +95,10 @@ class _Removal:
     def state(self) -> None:
         layout = self._layout
         if layout.state_dir.exists():
+            # Nodes' images are most of it, and side by side they go faster.
+            members = layout.state_dir / "members"
+            with ThreadPoolExecutor(max_workers=4) as pool:
+                list(pool.map(_remove, members.iterdir() if members.is_dir() else ()))
             # The record goes last: an interrupted delete leaves a cluster that still says what it was.
             for path in layout.state_dir.iterdir():
                 if path != layout.state_file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import shutil
@@ -48,6 +49,7 @@ def test_the_state_is_what_is_found() -> None:
     assert observed(3).state is ClusterState.RUNNING
     assert observed(2).state is ClusterState.DEGRADED
     assert observed(0).state is ClusterState.STOPPED
+    assert dataclasses.replace(observed(3), broken=("demo-0/kubelet",)).state is ClusterState.DEGRADED
     assert observed(3, None).state is ClusterState.INCOMPLETE
 
 
@@ -136,7 +138,7 @@ def test_a_cut_off_packet_is_no_answer() -> None:
 def test_a_missing_feature_is_named_with_the_version_that_has_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     missing = preflight.Feature("tcx or clsact attach points", "6.6 (tcx) or 4.5 (clsact)", "CONFIG_NET_XGRESS", lambda: False)
     monkeypatch.setattr(preflight, "features", lambda *, vxlan: [missing])
-    monkeypatch.setattr(preflight, "_check_root", lambda: None)
+    monkeypatch.setattr(preflight, "check_root", lambda: None)
     monkeypatch.setattr(preflight, "_check_tools", lambda: None)
     with pytest.raises(errors.MachineUnfit, match=r"clsact.*since 6\.6") as failure:
         preflight.check(2, vxlan=False, state_root=tmp_path, run_root=tmp_path)
@@ -145,7 +147,7 @@ def test_a_missing_feature_is_named_with_the_version_that_has_it(monkeypatch: py
 
 def test_a_missing_tool_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "find_tool", lambda name: None if name == "runc" else f"/usr/bin/{name}")
-    monkeypatch.setattr(preflight, "_check_root", lambda: None)
+    monkeypatch.setattr(preflight, "check_root", lambda: None)
     with pytest.raises(errors.MachineUnfit) as failure:
         preflight.check(2, vxlan=False, state_root=Path("/"), run_root=Path("/"))
     assert failure.value.remedy == "Run: apt-get install runc"
@@ -154,7 +156,7 @@ def test_a_missing_tool_is_named_with_its_package(monkeypatch: pytest.MonkeyPatc
 def test_too_little_space_says_where_and_how_much(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     usage = type("Usage", (), {"free": 5 << 20})
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    monkeypatch.setattr(preflight, "_check_root", lambda: None)
+    monkeypatch.setattr(preflight, "check_root", lambda: None)
     monkeypatch.setattr(preflight, "_check_tools", lambda: None)
     monkeypatch.setattr(preflight, "features", lambda *, vxlan: [])
     with pytest.raises(errors.MachineUnfit, match=rf"{tmp_path} has 5 MiB free"):
