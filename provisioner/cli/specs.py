@@ -40,13 +40,19 @@ def spec_from(config: str | None, flags: Mapping[str, Any]) -> ClusterSpec:
     """
     from provisioner.spec import Override, load_spec
 
-    overrides = [Override(*_place(name, value)) for name, value in flags.items() if name in FLAGS and value not in (None, "", [], False)]
+    given = {name: value for name, value in flags.items() if name in FLAGS and not _is_absent(value)}
+    overrides = [Override(*_place(name, value)) for name, value in given.items()]
     if flags.get("masquerade") is False:
         overrides.append(Override(FLAGS["masquerade"][0], False, "--no-masquerade"))
     for key, value in label_pairs(flags.get("labels") or []).items():
         overrides.append(Override(("metadata", "labels", key), value, "--label"))
     text = None if config is None else _read(config)
     return load_spec(text, source="stdin" if config == "-" else config or "", overrides=overrides)
+
+
+def _is_absent(value: Any) -> bool:
+    """Not by comparison alone: 0 is a number that was given, and equals False."""
+    return value is None or value is False or value in ("", [])
 
 
 def _place(name: str, value: Any) -> tuple[tuple[str, ...], Any, str]:

@@ -352,6 +352,8 @@ def test_schema_and_version_need_no_provider(home: Path, capsys: pytest.CaptureF
         (("delete-cluster", "demo", "--timeout", "soon"), "soon"),
         (("create-cluster", "demo", "--dataplane-v2", "--label", "x"), "KEY=VALUE"),
         (("create-cluster", "--dataplane-v2"), "metadata.name"),
+        (("create-cluster", "demo", "--dataplane-v2", "--num-nodes", "0"), "--num-nodes"),
+        (("create-cluster", "demo", "--dataplane-v2", "--mtu", "0"), "--mtu"),
         (("create-cluster", "Bad_Name", "--dataplane-v2"), "DNS-1123"),
         (("create-cluster", "demo", "--dataplane-v2", "--provider", "gke"), "gke"),
     ],
