@@ -172,7 +172,7 @@ def statuses(pid: int) -> Mapping[str, ProgramStatus]:
     return found
 
 
-def check_programs(layout: Layout, member: str, pid: int, most_restarts: int = 4) -> None:
+def check_programs(layout: Layout, member: str, pid: int, most_restarts: int = 6) -> None:
     """Raise `errors.UpstreamFailure` with the log's last lines when the member, or a program of it again and again, has died."""
     if start_time(pid) is None:
         lines = "\n".join(last_lines(layout.member_logs(member) / "member-init.log"))

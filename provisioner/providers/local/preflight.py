@@ -31,6 +31,9 @@ _MIB = 1 << 20
 _DISK_BASE, _DISK_PER_NODE = 1024 * _MIB, 768 * _MIB
 _MEMORY_BASE, _MEMORY_PER_NODE = 512 * _MIB, 192 * _MIB
 _RUN_SPACE = 8 * _MIB
+# What the programs open for themselves, counted; and some for what else runs.
+_INOTIFY_BASE, _INOTIFY_PER_NODE, _INOTIFY_SPARE = 13, 7, 8
+_INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ def check(num_nodes: int, *, vxlan: bool, state_root: Path, run_root: Path) -> N
     if num_nodes:
         _check_space(num_nodes, state_root, run_root)
         _check_memory(num_nodes)
+        _check_inotify(num_nodes)
 
 
 def check_root() -> None:
@@ -215,3 +219,22 @@ def _check_memory(num_nodes: int) -> None:
             f"{free // _MIB} MiB of memory are available, and a cluster of {num_nodes} nodes needs {needed // _MIB} MiB",
             remedy="End other programs or delete other clusters, or ask for fewer nodes.",
         )
+
+
+def _check_inotify(num_nodes: int) -> None:
+    limit, used = int(_INOTIFY_LIMIT.read_text()), _inotify_instances()
+    needed = used + _INOTIFY_BASE + num_nodes * _INOTIFY_PER_NODE + _INOTIFY_SPARE
+    if needed > limit:
+        raise errors.MachineUnfit(
+            f"programs watch files through {used} of {limit} inotify instances, and a cluster of {num_nodes} nodes brings that to {needed}",
+            remedy=f"Run: sysctl -w fs.inotify.max_user_instances={max(1024, 2 * needed)}",
+        )
+
+
+def _inotify_instances() -> int:
+    """Those of all processes; root's share is not told apart, and is nearly all of them."""
+    found = 0
+    for directory in Path("/proc").glob("[0-9]*/fd"):
+        with contextlib.suppress(OSError):
+            found += sum(os.readlink(entry.path) == "anon_inode:inotify" for entry in os.scandir(directory))  # noqa: PTH115, PTH208 - many
+    return found

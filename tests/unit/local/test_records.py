@@ -163,6 +163,27 @@ def test_too_little_space_says_where_and_how_much(monkeypatch: pytest.MonkeyPatc
         preflight.check(2, vxlan=False, state_root=tmp_path, run_root=tmp_path)
 
 
+def test_too_few_inotify_instances_are_told_with_the_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "limit").write_text("128\n")
+    monkeypatch.setattr(preflight, "_INOTIFY_LIMIT", tmp_path / "limit")
+    monkeypatch.setattr(preflight, "_inotify_instances", lambda: 100)
+    monkeypatch.setattr(preflight, "check_root", lambda: None)
+    monkeypatch.setattr(preflight, "_check_tools", lambda: None)
+    monkeypatch.setattr(preflight, "features", lambda *, vxlan: [])
+    with pytest.raises(errors.MachineUnfit, match="100 of 128 inotify") as failure:
+        preflight.check(2, vxlan=False, state_root=Path("/"), run_root=Path("/"))
+    assert "fs.inotify.max_user_instances=" in failure.value.remedy
+
+
+def test_a_running_cluster_asks_for_no_space_or_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("check_root", "_check_tools"):
+        monkeypatch.setattr(preflight, name, lambda: None)
+    for name in ("_check_space", "_check_memory", "_check_inotify"):
+        monkeypatch.setattr(preflight, name, lambda *_: pytest.fail(f"{name} was asked"))
+    monkeypatch.setattr(preflight, "features", lambda *, vxlan: [])
+    preflight.check(0, vxlan=False, state_root=Path("/"), run_root=Path("/"))
+
+
 def test_someone_who_is_not_root_is_told_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(errors.PermissionMissing) as failure:
