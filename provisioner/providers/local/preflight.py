@@ -236,5 +236,5 @@ def _inotify_instances() -> int:
     found = 0
     for directory in Path("/proc").glob("[0-9]*/fd"):
         with contextlib.suppress(OSError):
-            found += sum(os.readlink(entry.path) == "anon_inode:inotify" for entry in os.scandir(directory))  # noqa: PTH115, PTH208 - many
+            found += sum(os.readlink(entry.path) == "anon_inode:inotify" for entry in os.scandir(directory))  # noqa: PTH115 - many
     return found

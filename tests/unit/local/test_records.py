@@ -179,7 +179,7 @@ def test_a_running_cluster_asks_for_no_space_or_memory(monkeypatch: pytest.Monke
     for name in ("check_root", "_check_tools"):
         monkeypatch.setattr(preflight, name, lambda: None)
     for name in ("_check_space", "_check_memory", "_check_inotify"):
-        monkeypatch.setattr(preflight, name, lambda *_: pytest.fail(f"{name} was asked"))
+        monkeypatch.setattr(preflight, name, lambda *_: pytest.fail("a running cluster was asked for more"))
     monkeypatch.setattr(preflight, "features", lambda *, vxlan: [])
     preflight.check(0, vxlan=False, state_root=Path("/"), run_root=Path("/"))
 
