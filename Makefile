@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON := .venv/bin/python
+FAST := tests/unit tests/cli tests/local tests/datapath
 # Namespaces, links, bpf(2) and clusters need root; the caller's HOME keeps the cache in one place.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HOME,XDG_CACHE_HOME,PATH)
 PYTEST := $(PYTHON) -m pytest
@@ -25,11 +26,11 @@ demo: setup ## a two-node cluster on this machine, with pods and a Service at wo
 
 test: setup ## lint, then every test; the cluster suite last
 	@$(MAKE) --no-print-directory lint-only
-	$(ROOT) $(PYTEST) tests/unit tests/cli tests/datapath
+	$(ROOT) $(PYTEST) $(FAST)
 	$(ROOT) $(PYTEST) tests/cluster
 
-test-fast: tools ## unit, command-line and datapath tests
-	$(ROOT) $(PYTEST) tests/unit tests/cli tests/datapath
+test-fast: tools ## all but the cluster suite
+	$(ROOT) $(PYTEST) $(FAST)
 
 test-cluster: setup ## the suite on real clusters
 	$(ROOT) $(PYTEST) tests/cluster
