@@ -81,6 +81,15 @@ class Api:
             return {}
         return {item["metadata"]["name"]: item["spec"].get("renewTime", "") for item in answer["items"]}
 
+    def ready_nodes(self) -> set[str]:
+        """The names of the nodes that are Ready."""
+        status, answer = self.request("GET", "/api/v1/nodes")
+        return {
+            item["metadata"]["name"]
+            for item in (answer["items"] if status == 200 else ())
+            if any(c["type"] == "Ready" and c["status"] == "True" for c in item["status"].get("conditions", ()))
+        }
+
     def running_since(self, namespace: str, selector: str) -> dict[str, str]:
         """Node -> when the first container of its ready pod with those labels started (RFC 3339)."""
         status, answer = self.request("GET", f"/api/v1/namespaces/{namespace}/pods?labelSelector={quote(selector)}")

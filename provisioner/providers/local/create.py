@@ -35,6 +35,7 @@ from provisioner.providers.local import (
     records,
     rootfs,
     runtime,
+    settled,
 )
 from provisioner.providers.local.files import explained, private_directory
 from provisioner.providers.local.layout import CONTROL_PLANE, Address, Layout, free_subnet, node_index
@@ -111,7 +112,7 @@ class Creation:
                 self._start_nodes,
                 ("build-images", "write-pki", "create-network"),
                 self._nodes,
-                lambda: all(self._sound_pid(name) is not None for name in self._nodes),
+                lambda: len(self._sound_nodes()) == len(self._nodes),
             ),
             step("load-images", self._load_images, ("start-nodes",)),
             step("deploy-dataplane", self._deploy, ("start-control-plane", "load-images")),
@@ -134,7 +135,32 @@ class Creation:
             with explained(_TITLES[step_id]):
                 apply(deadline, progress)
 
-        return Step(step_id, _TITLES[step_id], locked, done, details, after)
+        def settled_or_done() -> bool | None:
+            return True if self._is_settled else done()
+
+        return Step(step_id, _TITLES[step_id], locked, settled_or_done, details, after)
+
+    @property
+    def _is_settled(self) -> bool:
+        with self._acquiring:  # steps that may begin ask side by side, and one look serves all
+            return self._looked_settled
+
+    @cached_property
+    def _looked_settled(self) -> bool:
+        record, pids = self._record, self._sound_nodes()
+        if record is None or not record.complete or record.fingerprint != self._fingerprint:
+            return False
+        if len(pids) < len(self._nodes) or self._sound_pid(CONTROL_PLANE) is None:
+            return False
+        server = deploy.cluster_dns_addresses(self._spec)[0]
+        return settled.is_well(self._layout, self._nodes, pids, self._admin_api(), server)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return settled.fingerprint(self._bin_dir)
+
+    def _sound_nodes(self) -> list[int]:
+        return [pid for name in self._nodes if (pid := self._sound_pid(name)) is not None]
 
     # ---- what is not on the machine yet ----
 
@@ -370,7 +396,8 @@ class Creation:
             f"waiting for a DNS answer of {server} in a pod",
             self._looking_at(nodes),
         )
-        self._record = dataclasses.replace(self._known, complete=True, binaries=self._binaries.source if self._binaries else "")
+        source = _made(self._binaries, "acquire-binaries").source
+        self._record = dataclasses.replace(self._known, complete=True, binaries=source, fingerprint=self._fingerprint)
         records.write(self._layout, self._record)
 
 

@@ -28,6 +28,7 @@ _CLONE_NEWNET = 0x40000000
 _NO_DUPLICATE_DETECTION = 0x02  # IFA_F_NODAD: the address is usable at once; nobody else hands out addresses here
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 _MEMBER_LINK = "eth0"
+_IFF_UP = 1
 _FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
 
 NO_NFT = "nft is not installed (package nftables)"
@@ -126,9 +127,11 @@ def ensure_bridge(layout: Layout, addresses: Addresses) -> None:
                 ipr.link("set", index=link["index"], master=index, state="up")
 
 
-def bridge_is_up(layout: Layout) -> bool:
+def is_complete(layout: Layout) -> bool:
+    """Whether the bridge is up, packets may pass, and the masquerade is there where it can be."""
     with netlink() as ipr:
-        return any(link["flags"] & 1 for link in ipr.get_links() if link.get_attr("IFLA_IFNAME") == layout.bridge)
+        up = any(link["flags"] & _IFF_UP for link in ipr.get_links() if link.get_attr("IFLA_IFNAME") == layout.bridge)
+    return up and IP_FORWARD.read_text().strip() == "1" and (nft() is None or _has_table(layout))
 
 
 def attach(layout: Layout, member: str, pid: int, member_addresses: Sequence[Address], addresses: Addresses) -> None:
@@ -270,6 +273,10 @@ def remove_masquerade(layout: Layout) -> None:
     tool = nft()
     if tool is None:
         return
-    listed = subprocess.run([tool, "list", "tables"], text=True, capture_output=True, check=False).stdout.splitlines()
-    if f"table inet {layout.nft_table}" in listed:
+    if _has_table(layout):
         subprocess.run([tool, "delete", "table", "inet", layout.nft_table], capture_output=True, check=False)
+
+
+def _has_table(layout: Layout) -> bool:
+    listed = subprocess.run([nft() or "nft", "list", "tables"], text=True, capture_output=True, check=False).stdout.splitlines()
+    return f"table inet {layout.nft_table}" in listed

@@ -222,6 +222,16 @@ def kubeconfig(server: str, authority: str, pair: Pair, user: str) -> str:
     return str(yaml.safe_dump(document, sort_keys=False))
 
 
+def is_near_expiry(certificate_pem: bytes) -> bool:
+    """Whether the next create would issue it again; so would it what is no certificate."""
+    from cryptography import x509
+
+    try:
+        return x509.load_pem_x509_certificate(certificate_pem).not_valid_after_utc - _now() < _RENEW_BEFORE
+    except ValueError:
+        return True
+
+
 def read_pair(directory: Path, stem: str) -> Pair:
     return Pair((directory / f"{stem}.crt").read_text(), (directory / f"{stem}.key").read_text())
 

@@ -21,13 +21,18 @@ from provisioner.spec import ClusterSpec
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`complete` once a create has come to its end; `binaries` says where the Kubernetes programs came from."""
+    """`complete` once a create has come to its end.
+
+    binaries     where the Kubernetes programs came from.
+    fingerprint  of the inputs of the last create that came to its end (`settled.fingerprint`).
+    """
 
     spec: ClusterSpec
     subnet: IPv4Network
     created: str
     complete: bool = False
     binaries: str = ""
+    fingerprint: str = ""
 
     @property
     def addresses(self) -> Addresses:
@@ -40,6 +45,7 @@ class Record:
             "created": self.created,
             "complete": self.complete,
             "binaries": self.binaries,
+            "fingerprint": self.fingerprint,
         }
         return json.dumps(document, indent=1) + "\n"
 
@@ -53,6 +59,7 @@ class Record:
             str(document["created"]),
             bool(document["complete"]),
             str(document["binaries"]),
+            str(document["fingerprint"]),
         )
 
 
