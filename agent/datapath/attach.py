@@ -66,9 +66,17 @@ class TcxAttacher:
                 raise DatapathError(f"{slot}: attaching to the {direction} of {ifname} (index {ifindex}) failed: {error}") from error
 
     def detach(self, slot: str, ifname: str) -> None:  # noqa: ARG002 - the pin is named after the slot
-        # The pin holds the only reference: without it the link ends.
         for direction, _ in self._directions:
-            (self._pins / f"{slot}-{direction}").unlink(missing_ok=True)
+            pin = self._pins / f"{slot}-{direction}"
+            fd = syscalls.obj_get(pin)
+            if fd is None:
+                continue
+            try:
+                # At once, or the program could not be attached again right away.
+                syscalls.link_detach(fd)
+            finally:
+                os.close(fd)
+            pin.unlink(missing_ok=True)
 
     def slots(self) -> frozenset[str]:
         alive: dict[str, int] = {}

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
-from agent.datapath import abi, conntrack
+from agent.datapath import abi, conntrack, syscalls
 from agent.datapath.abi import (
     Backend,
     Codec,
@@ -45,7 +45,11 @@ class RoutingMode(StrEnum):
 
 
 class AttachMode(StrEnum):
-    """AUTO is tcx where the kernel has it."""
+    """AUTO: filters for pods, for the node's and the tunnel's device links where the kernel has them.
+
+    Attaching a link waits for an RCU grace period, some ten milliseconds under the kernel's routing lock, and a pod has two: with
+    links, that would be most of what a CNI ADD takes. A filter takes a tenth of a millisecond.
+    """
 
     AUTO = "auto"
     TCX = "tcx"
@@ -103,14 +107,12 @@ class Datapath:
     """
 
     def __init__(
-        self, config: DatapathConfig, root: Path, loaded: Mapping[str, LoadedObject], attacher: Attacher, mode: AttachMode
+        self, config: DatapathConfig, root: Path, loaded: Mapping[str, LoadedObject], attachers: tuple[Attacher, Attacher]
     ) -> None:
         self.config = config
-        self.attach_mode = mode
-        """tcx or clsact, never auto."""
         self._root = root
         self._loaded = loaded
-        self._attacher = attacher
+        self._device_attacher, self._pod_attacher = attachers
         maps = {name: fd for loaded_object in loaded.values() for name, fd in loaded_object.maps.items()}
         self.endpoints: Table[IPAddress, Endpoint] = _table("endpoints", maps)
         self.routes: Table[IPNetwork, Route] = _table("routes", maps)
@@ -129,12 +131,14 @@ class Datapath:
         Links that an earlier process pinned run the newly loaded programs when this returns. Raises `DatapathError`.
         """
         root = bpffs / "anetd" / config.layout
+        if not syscalls.is_bpffs(bpffs):
+            raise DatapathError(f"{bpffs} is not a bpffs: mount one there (mount -t bpf bpf {bpffs})")
         try:
             for directory in ("maps", "links"):
                 (root / directory).mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise DatapathError(f"{root} cannot be made: {error}; is a bpffs mounted at {bpffs}?") from error
-        mode = _attach_mode(config.attach_mode)
+            raise DatapathError(f"{root} cannot be made: {error}") from error
+        use_links = _wants_links(config.attach_mode)
         record = _record(config).pack()
         loaded: dict[str, LoadedObject] = {}
         try:
@@ -142,15 +146,17 @@ class Datapath:
                 if name != "overlay" or config.overlay_ifindex:
                     path = objects / f"{name}.bpf.o"
                     loaded[name] = load(path, config=record, pins=root / "maps", max_entries=asdict(config.map_sizes))
-            attacher: Attacher = TcxAttacher(root / "links") if mode is AttachMode.TCX else ClsactAttacher()
-            attacher.update(_pairs(loaded))
+            links, filters = TcxAttacher(root / "links"), ClsactAttacher()
+            links.update(_pairs(loaded))
+            filters.update(_pairs(loaded))
         except OSError as error:
             raise DatapathError(f"adopting what is pinned below {root} failed: {error}") from error
         except DatapathError:
             for loaded_object in loaded.values():
                 loaded_object.close()
             raise
-        return cls(config, root, loaded, attacher, mode)
+        pods_use_links = use_links and config.attach_mode is AttachMode.TCX
+        return cls(config, root, loaded, (links if use_links else filters, links if pods_use_links else filters))
 
     def attach_device(self) -> None:
         """Attach from_netdev and to_netdev to the node's device."""
@@ -167,12 +173,12 @@ class Datapath:
 
     def detach_pod(self, ifname: str) -> None:
         """Detach what `attach_pod` attached; no error if nothing is."""
-        self._attacher.detach(POD_PREFIX + ifname, ifname)
-        self._leave_other_places(POD_PREFIX + ifname)
+        self._pod_attacher.detach(POD_PREFIX + ifname, ifname)
+        self._leave_other_places(POD_PREFIX + ifname, self._pod_attacher)
 
     def attached(self) -> frozenset[str]:
         """Host ends that have both programs."""
-        return frozenset(slot.removeprefix(POD_PREFIX) for slot in self._attacher.slots() if slot.startswith(POD_PREFIX))
+        return frozenset(slot.removeprefix(POD_PREFIX) for slot in self._pod_attacher.slots() if slot.startswith(POD_PREFIX))
 
     def remove_endpoint_state(self, address: IPAddress) -> None:
         """Remove a deleted pod's endpoint row and its rows of conntrack and masquerade."""
@@ -196,14 +202,15 @@ class Datapath:
         raise KeyError(name)
 
     def _attach(self, slot: str, ifname: str, ifindex: int) -> None:
-        pairs = _pairs(self._loaded)
-        self._attacher.attach(slot, ifname, ifindex, pairs[POD_PREFIX if slot.startswith(POD_PREFIX) else slot])
-        self._leave_other_places(slot)
+        is_pod = slot.startswith(POD_PREFIX)
+        attacher = self._pod_attacher if is_pod else self._device_attacher
+        attacher.attach(slot, ifname, ifindex, _pairs(self._loaded)[POD_PREFIX if is_pod else slot])
+        self._leave_other_places(slot, attacher)
 
-    def _leave_other_places(self, slot: str) -> None:
-        """Links of another layout, or of tcx where filters are wanted now, would go on beside what was just attached."""
+    def _leave_other_places(self, slot: str, attacher: Attacher) -> None:
+        """Links of another layout, or links where filters are wanted now, would go before what was just attached."""
         for links in self._root.parent.glob("*/links"):
-            if links.parent != self._root or self.attach_mode is not AttachMode.TCX:
+            if links.parent != self._root or not isinstance(attacher, TcxAttacher):
                 TcxAttacher(links).detach(slot, "")
 
 
@@ -220,14 +227,12 @@ def _pairs(loaded: Mapping[str, LoadedObject]) -> dict[str, Pair]:
     return pairs
 
 
-def _attach_mode(wanted: AttachMode) -> AttachMode:
+def _wants_links(wanted: AttachMode) -> bool:
     if wanted is AttachMode.CLSACT:
-        return wanted
+        return False
     tcx = probe("tcx")
-    if tcx.present:
-        return AttachMode.TCX
-    if wanted is AttachMode.AUTO:
-        return AttachMode.CLSACT
+    if tcx.present or wanted is AttachMode.AUTO:
+        return tcx.present
     raise DatapathError(f"this kernel has no tcx ({tcx.reason}), which Linux {tcx.since} brought: set attachMode to auto or clsact")
 
 

@@ -19,6 +19,7 @@ _SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 _ATTR_SIZE = 128
+_BPF_FS_MAGIC = 0xCAFE4A11
 
 
 class Command(IntEnum):
@@ -39,6 +40,7 @@ class Command(IntEnum):
     MAP_DELETE_BATCH = 27
     LINK_CREATE = 28
     LINK_UPDATE = 29
+    LINK_DETACH = 34
 
 
 class Attach(IntEnum):
@@ -219,6 +221,20 @@ def tcx_link_create(prog_fd: int, ifindex: int, attach: Attach) -> int:
 
 def link_update(link_fd: int, prog_fd: int) -> None:
     _bpf(Command.LINK_UPDATE, struct.pack("=IIII", link_fd, prog_fd, 0, 0))
+
+
+def link_detach(link_fd: int) -> None:
+    """End a link now; closing its last reference ends it a little later."""
+    _bpf(Command.LINK_DETACH, struct.pack("=I", link_fd))
+
+
+def is_bpffs(path: Path) -> bool:
+    """Whether objects can be pinned below `path`."""
+    buffer = ctypes.create_string_buffer(512)
+    if _libc.statfs(os.fsencode(path), buffer):
+        return False
+    (kind,) = struct.unpack_from("=l", buffer.raw)
+    return bool(kind & 0xFFFFFFFF == _BPF_FS_MAGIC)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ The addresses are of 198.18.0.0/15, set aside for tests (RFC 2544), and of the d
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -86,6 +87,20 @@ def build(mode: str) -> None:
         inside(name, "sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 net.ipv4.conf.all.rp_filter=0")
     for name in ("dp-lan", *NODES):
         inside(name, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
+    build_outside()
+    for number, node in enumerate(NODES.values()):
+        build_node(number, node)
+        if mode == "vxlan":
+            inside(node.name, "ip link add anetd-vxlan mtu 1450 type vxlan external dstport 8472 nolearning")
+            inside(node.name, "ip link set anetd-vxlan up")
+    for node, other in itertools.permutations(NODES.values(), 2):
+        for family in (4, 6):
+            route_to_pods(mode, node, other, family)
+    for pod in PODS.values():
+        build_pod(pod, 1450 if mode == "vxlan" else 1500)
+
+
+def build_outside() -> None:
     inside("dp-lan", "ip link add br0 type bridge")
     inside("dp-lan", "ip link set br0 up")
     inside("dp-lan", f"ip addr add {GATEWAY[4]}/24 dev br0")
@@ -98,38 +113,43 @@ def build(mode: str) -> None:
         inside("dp-lan", f"ip addr add {FAR[family][:-1]}1/{prefix} dev tofar {nodad}")
         inside("dp-far", f"ip addr add {FAR[family]}/{prefix} dev eth0 {nodad}")
         inside("dp-far", f"ip -{family} route add default via {FAR[family][:-1]}1")
-    for number, node in enumerate(NODES.values()):
-        sh(f"ip -n dp-lan link add port{number} type veth peer name eth0 netns {node.name}")
-        inside("dp-lan", f"ip link set port{number} master br0 up")
-        inside(node.name, "ip link set eth0 up")
-        inside(node.name, f"ip addr add {node.address[4]}/24 dev eth0")
-        inside(node.name, f"ip addr add {node.address[6]}/64 dev eth0 nodad")
-        for family in (4, 6):
-            inside(node.name, f"ip -{family} route add default via {GATEWAY[family]}")
-        for other in NODES.values():
-            for family in (4, 6):
-                if mode == "native" and other is not node:
-                    inside(node.name, f"ip -{family} route add {other.pods[family]} via {other.address[family]}")
-        if mode == "vxlan":
-            inside(node.name, "ip link add anetd-vxlan mtu 1450 type vxlan external dstport 8472 nolearning")
-            inside(node.name, "ip link set anetd-vxlan up")
-    mtu = 1450 if mode == "vxlan" else 1500
-    for pod in PODS.values():
-        sh(f"ip -n {pod.node} link add {pod.host_end} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {pod.name}")
-        inside(pod.node, f"ip link set {pod.host_end} up")
-        inside(pod.name, "ip link set eth0 up")
-        for family, (length, gateway) in {4: (32, "169.254.1.1"), 6: (128, "fe80::1")}.items():
-            nodad = "nodad" if family == 6 else ""
-            inside(pod.name, f"ip addr add {pod.address[family]}/{length} dev eth0 {nodad}")
-            inside(pod.name, f"ip -{family} neigh add {gateway} lladdr {link(pod.node, pod.host_end)['address']} dev eth0 nud permanent")
-            if family == 4:
-                inside(pod.name, f"ip route add {gateway} dev eth0")
-            inside(pod.name, f"ip -{family} route add default via {gateway} dev eth0")
-            inside(pod.node, f"ip -{family} route add {pod.address[family]}/{length} dev {pod.host_end}")
-            inside(
-                pod.node,
-                f"ip -{family} neigh add {pod.address[family]} lladdr {link(pod.name, 'eth0')['address']} dev {pod.host_end} nud permanent",
-            )
+
+
+def build_node(number: int, node: Node) -> None:
+    sh(f"ip -n dp-lan link add port{number} type veth peer name eth0 netns {node.name}")
+    inside("dp-lan", f"ip link set port{number} master br0 up")
+    inside(node.name, "ip link set eth0 up")
+    inside(node.name, f"ip addr add {node.address[4]}/24 dev eth0")
+    inside(node.name, f"ip addr add {node.address[6]}/64 dev eth0 nodad")
+    for family in (4, 6):
+        inside(node.name, f"ip -{family} route add default via {GATEWAY[family]}")
+
+
+def route_to_pods(mode: str, node: Node, other: Node, family: int) -> None:
+    """What the agent writes for the host's own stack."""
+    if mode == "native":
+        inside(node.name, f"ip -{family} route add {other.pods[family]} via {other.address[family]}")
+        return
+    hop = other.pods[family].split("/")[0]
+    # What stands in the inner frame does not matter: the programs set the tunnel's far end.
+    inside(node.name, f"ip -{family} neigh add {hop} lladdr 02:00:00:00:00:01 dev anetd-vxlan nud permanent")
+    inside(node.name, f"ip -{family} route add {other.pods[family]} via {hop} dev anetd-vxlan src {node.address[family]} onlink")
+
+
+def build_pod(pod: Pod, mtu: int) -> None:
+    sh(f"ip -n {pod.node} link add {pod.host_end} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {pod.name}")
+    inside(pod.node, f"ip link set {pod.host_end} up")
+    inside(pod.name, "ip link set eth0 up")
+    pod_mac, host_mac = link(pod.name, "eth0")["address"], link(pod.node, pod.host_end)["address"]
+    for family, (length, gateway) in {4: (32, "169.254.1.1"), 6: (128, "fe80::1")}.items():
+        nodad = "nodad" if family == 6 else ""
+        inside(pod.name, f"ip addr add {pod.address[family]}/{length} dev eth0 {nodad}")
+        inside(pod.name, f"ip -{family} neigh add {gateway} lladdr {host_mac} dev eth0 nud permanent")
+        if family == 4:
+            inside(pod.name, f"ip route add {gateway} dev eth0")
+        inside(pod.name, f"ip -{family} route add default via {gateway} dev eth0")
+        inside(pod.node, f"ip -{family} route add {pod.address[family]}/{length} dev {pod.host_end}")
+        inside(pod.node, f"ip -{family} neigh add {pod.address[family]} lladdr {pod_mac} dev {pod.host_end} nud permanent")
 
 
 @dataclass
