@@ -235,6 +235,8 @@ class Creation:
         group = layout.member_cgroup(name)
         with locks.shared(layout.run_root):  # a delete of another cluster may be about to remove the directory above ours
             directories = cgroups.create(self._hierarchies, group)
+        if name == CONTROL_PLANE:  # everybody waits for it, at the start and later
+            cgroups.favour(self._hierarchies, group)
         mounts = rootfs.file_systems(root, programs_directory, self._hierarchies, cgroups.links(), node=name != CONTROL_PLANE)
 
         def configure(pid: int) -> None:
