@@ -64,16 +64,16 @@ def create_cluster(
     flags = {**locals(), "dataplane_v2": dataplane_v2 or enable_dataplane_v2}
     if no_kubeconfig and kubeconfig is not None:
         raise errors.Usage("--no-kubeconfig and --kubeconfig exclude each other", remedy="Leave one of them out.", field="--kubeconfig")
-    seconds = options.duration(timeout)
+    from provisioner.plan.deadline import TimeLimit
+
+    limit = TimeLimit.after(options.duration(timeout))
     spec = spec_from(config, flags)
     _require_dataplane(spec)
     used = backend.open_provider(spec.provider.value, kubernetes_bin_dir)
     plan = used.plan_create(spec)
     if dry_run:
         raise typer.Exit(backend.show_plan(plan, output))
-    from provisioner.plan.deadline import TimeLimit
-
-    _carry_out(used, plan, TimeLimit.after(seconds), on_failure)
+    _carry_out(used, plan, limit, on_failure)
     if not no_kubeconfig:
         where = credentials.write(used, spec.name, kubeconfig)
         note(f"kubectl uses it from {where}, context {credentials.context_name(spec.name)}.")

@@ -68,22 +68,20 @@ def remembered(provider: Provider, cluster: str) -> Sequence[Target]:
         return []
 
 
-def forget(cluster: str, targets: Sequence[Target]) -> Sequence[Path]:
-    """Remove the cluster's entries; the files that held any. A kubeconfig that cannot be written is the last error raised."""
+def forget(cluster: str, targets: Sequence[Target]) -> tuple[Sequence[Path], Sequence[errors.ProvisionerError]]:
+    """Remove the cluster's entries: the files that held any, and what kept others from being looked at or written."""
     from provisioner import kubeconfig
 
     touched: list[Path] = []
-    failure: errors.ProvisionerError | None = None
+    failures: list[errors.ProvisionerError] = []
     for target in dict.fromkeys(targets):
         try:
             with _acting_as(target.uid):
                 if kubeconfig.remove(target.path, context_name(cluster)):
                     touched.append(target.path)
         except errors.ProvisionerError as error:
-            failure = error
-    if failure is not None:
-        raise failure
-    return touched
+            failures.append(error)
+    return touched, failures
 
 
 def _remember(memory: Path, target: Target) -> None:

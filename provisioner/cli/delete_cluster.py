@@ -30,12 +30,19 @@ def delete_cluster(
         _ask(name)
     from provisioner.plan.deadline import TimeLimit
 
-    own = credentials.Target(kubeconfig.absolute()) if kubeconfig is not None else credentials.default_target()
-    targets = [*credentials.remembered(provider, name), own]
+    certain = [*credentials.remembered(provider, name)]
+    if kubeconfig is not None:
+        certain.append(credentials.Target(kubeconfig.absolute()))
     # First: what is interrupted after this leaves a cluster without an entry, which get-credentials mends; not an entry without a cluster.
-    for path in credentials.forget(name, targets):
+    touched, failures = credentials.forget(name, certain)
+    # Nobody said that the default holds an entry: a fault of that file is not one of this command.
+    touched_too, _ = credentials.forget(name, [credentials.default_target()])
+    for path in (*touched, *touched_too):
         note(f"removed context {credentials.context_name(name)} from {path}")
     backend.carry_out(provider, plan, TimeLimit.after(seconds))
+    if failures:
+        note(f"{name} is deleted, but for its entry in a kubeconfig")
+        raise failures[0]
     emit({"name": name, "deleted": True}, output, f"{name} is deleted.")
 
 

@@ -196,6 +196,23 @@ def test_delete_removes_the_cluster_and_every_kubeconfig_entry(run: Run, provide
     assert not provider.journal("demo").parent.exists()
 
 
+def test_a_kubeconfig_that_cannot_be_written_does_not_keep_the_cluster(
+    run: Run, provider: FakeProvider, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+    run(*CREATE, "--kubeconfig", str(own))
+    own.write_text("[broken")
+    result = run("delete-cluster", "demo", "--quiet")
+    assert result.code == 5
+    assert str(own) in result.err
+    assert provider.clusters == {}
+    (home / ".kube").mkdir()
+    (home / ".kube" / "config").write_text("[broken, and not by us")
+    run(*CREATE, "--no-kubeconfig")
+    assert run("delete-cluster", "demo", "--quiet").code == 0
+    assert provider.clusters == {}
+
+
 def test_delete_of_what_is_not_there_ends_with_6(run: Run) -> None:
     assert run("delete-cluster", "nothing", "--quiet").code == 6
 
