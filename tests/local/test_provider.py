@@ -90,6 +90,14 @@ def test_a_damaged_record_is_listed_as_incomplete_and_can_be_deleted(provider: L
     assert provider.list() == []
 
 
+def test_a_delete_that_was_cut_short_leaves_an_incomplete_cluster(provider: LocalProvider, layout: Layout) -> None:
+    record(layout)
+    first, *_ = provider.plan_delete(NAME).steps
+    first.apply(Unlimited(), lambda message: None)
+    again = LocalProvider(state_root=layout.state_root, run_root=layout.run_root)
+    assert again.describe(NAME).state is ClusterState.INCOMPLETE
+
+
 def test_two_commands_on_one_cluster_do_not_meet(provider: LocalProvider, layout: Layout) -> None:
     record(layout)
     other = locks.FileLock(layout.lock_file)

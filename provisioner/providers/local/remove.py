@@ -6,6 +6,7 @@ record was never written, or is damaged, is removed like any other.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -45,7 +46,7 @@ def plan_stop(layout: Layout, lock: locks.FileLock, observed: records.Observed) 
 def plan_delete(layout: Layout, lock: locks.FileLock, observed: records.Observed) -> Plan:
     removal = _Removal(layout, lock)
     steps = [
-        removal.step("end-members", "End the members", lambda: removal.end(list(observed.members), 0), tuple(observed.members)),
+        removal.step("end-members", "End the members", lambda: removal.begin_delete(list(observed.members)), tuple(observed.members)),
         removal.step(
             "remove-cgroups", "Remove the cgroups and what runs in them", removal.cgroups, [str(path) for path in observed.cgroups]
         ),
@@ -76,6 +77,13 @@ class _Removal:
             return
         with ThreadPoolExecutor(max_workers=len(pids)) as pool:
             list(pool.map(lambda pid: member.stop(pid, grace), pids))
+
+    def begin_delete(self, members: Sequence[str]) -> None:
+        """From here on the record says that the cluster is not whole."""
+        record = records.read(self._layout)
+        if record is not None and record.complete:
+            records.write(self._layout, dataclasses.replace(record, complete=False))
+        self.end(members, 0)
 
     def cgroups(self) -> None:
         layout, hierarchies = self._layout, cgroups.hierarchies()

@@ -6,6 +6,7 @@ the node's alone and goes with the cluster. Nothing here mounts: it lists what m
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -124,6 +125,7 @@ def write_files(root: Path, hostname: str, hosts: Mapping[str, str], resolv_conf
     lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost", *(f"{address}\t{name}" for address, name in hosts.items())]
     contents = {
         "hostname": f"{hostname}\n",
+        "machine-id": f"{hashlib.sha256(hostname.encode()).hexdigest()[:32]}\n",
         "hosts": "\n".join(lines) + "\n",
         "resolv.conf": resolv_conf,
         "passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
