@@ -86,7 +86,7 @@ def _observe(agent: Agent, paths: Paths, cni: CniMetrics) -> None:
     ControlServer(
         paths.run / "anetd.sock",
         {
-            "status": lambda: documents.status(agent),
+            "status": lambda: documents.status(agent, cni),
             "endpoints": lambda: documents.endpoints(agent),
             "services": lambda: documents.services(agent),
         },

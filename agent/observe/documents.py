@@ -15,8 +15,8 @@ from agent.runtime import Agent
 _PROTOCOLS = {6: "TCP", 17: "UDP"}
 
 
-def status(agent: Agent) -> dict[str, Any]:
-    """`anetd status`."""
+def status(agent: Agent, cni: CniMetrics) -> dict[str, Any]:
+    """`anetd status`. Durations are in seconds, but for CNI requests, in milliseconds."""
     serving = agent.serving
     pods = serving.pods.records() if serving else []
     return {
@@ -24,6 +24,7 @@ def status(agent: Agent) -> dict[str, Any]:
         "ready": agent.ready,
         "waitingFor": agent.waiting_for,
         "uptimeSeconds": round(time.monotonic() - agent.started, 1),
+        "startupSeconds": agent.startup_seconds,
         "memoryBytes": resident_bytes(),
         "routingMode": agent.config.routing_mode,
         "masquerade": agent.config.masquerade,
@@ -35,6 +36,7 @@ def status(agent: Agent) -> dict[str, Any]:
             "allocated": sorted(str(address) for record in pods for address in record.addresses),
             "pools": [{"cidr": str(pool.network), "taken": pool.taken, "capacity": pool.capacity} for pool in _pools(agent)],
         },
+        "cni": cni.recent(),
         "endpoints": endpoints(agent),
         "nodes": [
             {"name": node.name, "podCIDRs": list(map(str, node.pod_cidrs)), "addresses": list(map(str, node.addresses))}

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 
 BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+RECENT = 1024
+"""Requests of a kind whose durations are kept for `CniMetrics.recent`."""
 
 
 class CniMetrics:
@@ -18,6 +22,7 @@ class CniMetrics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._recent: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=RECENT))
         self._counts: dict[tuple[str, int], int] = defaultdict(int)
         self._buckets: dict[str, list[int]] = {}
         self._sums: dict[str, float] = defaultdict(float)
@@ -29,6 +34,21 @@ class CniMetrics:
             if code == 0:
                 self._buckets.setdefault(command, [0] * (len(BUCKETS) + 1))[bisect_left(BUCKETS, seconds)] += 1
                 self._sums[command] += seconds
+                self._recent[command].append(seconds)
+
+    def recent(self) -> dict[str, dict[str, float]]:
+        """Command -> count, and median, 90th percentile and maximum in milliseconds, of the last `RECENT` that succeeded."""
+        with self._lock:
+            kept = {command: sorted(values) for command, values in self._recent.items()}
+        return {
+            command: {
+                "count": len(values),
+                "p50Ms": round(values[len(values) // 2] * 1000, 2),
+                "p90Ms": round(values[len(values) * 9 // 10] * 1000, 2),
+                "maxMs": round(values[-1] * 1000, 2),
+            }
+            for command, values in kept.items()
+        }
 
     def render(self) -> list[str]:
         """Lines of text."""

@@ -112,7 +112,7 @@ def restart_seconds(cluster: Cluster, node: str) -> float:
     cluster.in_member(node, "kill", "-9", str(before))
     eventually(lambda: agent_process(cluster, node) != before, within=60, what="a new agent")
     eventually(lambda: ready(cluster, node) and status(cluster, node)["ready"], within=60, what="a ready agent")
-    return float(status(cluster, node)["startup_seconds"])
+    return float(status(cluster, node)["startupSeconds"])
 
 
 def plugin_ms(cluster: Cluster, node: str) -> dict[str, float]:
