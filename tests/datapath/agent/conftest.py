@@ -160,10 +160,10 @@ class Agent:
             return {}
 
     def kernel(self) -> dict[str, Any]:
-        """What is pinned: the rows of each table, and the links by the device that they serve."""
+        """The rows of each pinned table, the pinned links, and the pods' host ends that have both filters."""
         root = self.directory / "bpffs/anetd/v1"
         pins = sorted(pin.name for pin in (root / "links").iterdir())
-        found: dict[str, Any] = {"links": pins, "pods": sorted({pin.split("-")[1] for pin in pins if pin.startswith("pod-")})}
+        found: dict[str, Any] = {"links": pins, "pods": [name for name in self.links() if self._filters(name) == 2]}
         for name, codecs in TABLES.items():
             fd = syscalls.obj_get(root / "maps" / name)
             assert fd is not None, name
@@ -171,6 +171,10 @@ class Agent:
             found[name] = dict(table.items())
             os.close(fd)
         return found
+
+    def _filters(self, device: str) -> int:
+        shown = [run("tc", "-n", NODE, "filter", "show", "dev", device, end).stdout for end in ("ingress", "egress")]
+        return sum(f"anetd:pod-{device} " in one for one in shown)
 
     def links(self) -> list[str]:
         found = json.loads(run("ip", "-n", NODE, "-j", "link", "show").stdout)
