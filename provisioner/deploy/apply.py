@@ -49,7 +49,7 @@ def apply_all(credentials: Access, manifests: Sequence[Manifest], deadline: Dead
     Raises `errors.UpstreamFailure` when the API server refuses an object for good, `errors.Timeout` when it does not come up.
     """
     documents = [document for manifest in manifests for document in manifest.objects]
-    with Client(credentials) as client:
+    with Client(credentials, deadline) as client:
         progress("waiting for the API server")
         _retry(lambda: client.probe("/readyz"), "waiting for the API server", deadline)
         for number, document in enumerate(documents, 1):

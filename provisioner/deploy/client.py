@@ -1,24 +1,27 @@
-"""A small client of the Kubernetes API: one connection, raw JSON.
+"""A small client of the Kubernetes API over the `kubernetes` package: raw JSON in, raw JSON out.
 
-The `kubernetes` package takes most of a second to import, which counts when a whole cluster is made in half a minute, and its
-models would only be turned into dictionaries again. Keys reach the TLS library through an anonymous file in memory.
+The package's typed models would only be turned into dictionaries again, so this uses the layer below them. What it raises is
+translated here, and nothing of it or of urllib3 leaves this module. The package takes a third of a second to import, so a client
+imports it when it is made: for a create that is while the API server starts, which takes longer. The client's certificate and key
+are never on disk: the TLS library reads them from an anonymous file in memory, which lives as long as the client.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import ssl
-import tempfile
-import urllib.parse
+import weakref
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from provisioner.plan.steps import Deadline
+from provisioner.version import __version__
+
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
 _REQUEST_SECONDS = 15.0
+# What a request has although the deadline is near or over: the questions why something is late come after it.
+_LEAST_SECONDS = 2.0
 
 
 class Access(Protocol):
@@ -44,67 +47,87 @@ class ApiError(Exception):
 
 
 class UnavailableError(Exception):
-    """No answer: the server is not there (yet), or the connection broke."""
+    """No answer: the server is not there (yet), is not the right one, or the connection broke."""
 
 
 class Client:
-    """Used by one thread at a time; makes its connection when it needs one."""
+    """One identity's connection to one API server, made with the first request and kept. No use after its `close`.
 
-    def __init__(self, access: Access) -> None:
-        parts = urllib.parse.urlsplit(access.server)
-        self._host, self._port = parts.hostname or "", parts.port or 443
-        self._tls = _tls_context(access)
-        self._connection: http.client.HTTPSConnection | None = None
+    No request takes longer than `request_seconds`, nor (but for a moment) than the deadline allows.
+    """
+
+    def __init__(self, access: Access, deadline: Deadline | None = None, request_seconds: float = _REQUEST_SECONDS) -> None:
+        from kubernetes.client import ApiClient, Configuration
+
+        self._deadline, self._request_seconds = deadline, request_seconds
+        descriptor = _in_memory(f"{access.client_certificate.rstrip()}\n{access.client_key}")
+        self._forget_key = weakref.finalize(self, os.close, descriptor)
+        # Whoever calls knows whether and how long to try again.
+        configuration = Configuration(host=access.server.rstrip("/"), ca_cert_data=access.ca_certificate, retries=False)
+        configuration.cert_file = f"/proc/self/fd/{descriptor}"
+        configuration.proxy = None  # the nodes' network is on this machine, whatever the environment says of the world outside
+        self._api = ApiClient(configuration)
+        self._api.user_agent = f"provisioner/{__version__}"
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._close()
+        self.close()
+
+    def close(self) -> None:
+        self._api.close()
+        self._forget_key()
 
     def get(self, path: str, **query: str) -> dict[str, Any]:
         """One object or list. Raises `ApiError` or `UnavailableError`."""
-        found: dict[str, Any] = json.loads(self._request("GET", _with_query(path, query)))
+        content = self._request("GET", path, query)
+        try:
+            found: dict[str, Any] = json.loads(content)
+        except ValueError as error:
+            raise UnavailableError(f"the answer to {path} is not JSON") from error
         return found
 
     def probe(self, path: str) -> str:
         """The text of a health endpoint. Raises `ApiError` or `UnavailableError`."""
-        return self._request("GET", path).decode("utf-8", "replace")
+        return self._request("GET", path, {}).decode("utf-8", "replace")
 
     def apply(self, path: str, manifest: Mapping[str, Any], field_manager: str) -> None:
-        """Server-side apply: make the named fields so, whoever owned them before."""
-        target = _with_query(path, {"fieldManager": field_manager, "force": "true"})
-        self._request("PATCH", target, json.dumps(manifest).encode(), _APPLY)
+        """Server-side apply: make the named fields so, whoever owned them before. Raises `ApiError` or `UnavailableError`."""
+        self._request("PATCH", path, {"fieldManager": field_manager, "force": "true"}, json.dumps(manifest))
 
-    def _request(self, method: str, target: str, body: bytes | None = None, content_type: str = "") -> bytes:
-        headers = {"Accept": "application/json"} | ({"Content-Type": content_type} if body is not None else {})
-        reused = self._connection is not None
+    def _request(self, method: str, path: str, query: Mapping[str, str], body: str | None = None) -> bytes:
+        from urllib3.exceptions import ProtocolError
+
+        headers = {"Accept": "application/json"} | ({"Content-Type": _APPLY} if body is not None else {})
+        request = self._api.param_serialize(method, path, query_params=list(query.items()), header_params=headers, body=body)
         try:
-            return self._exchange(method, target, body, headers)
-        except (OSError, http.client.HTTPException) as error:
-            self._close()
-            if not reused:
-                raise UnavailableError(str(error) or type(error).__name__) from error
-        try:  # an idle connection may have been closed by the server in the meantime; both methods can be repeated
-            return self._exchange(method, target, body, headers)
-        except (OSError, http.client.HTTPException) as error:
-            self._close()
-            raise UnavailableError(str(error) or type(error).__name__) from error
-
-    def _exchange(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]) -> bytes:
-        if self._connection is None:
-            self._connection = http.client.HTTPSConnection(self._host, self._port, context=self._tls, timeout=_REQUEST_SECONDS)
-        self._connection.request(method, target, body=body, headers=dict(headers))
-        response = self._connection.getresponse()
-        content = response.read()
-        if response.status >= 400:
-            raise ApiError(response.status, _message(content))
+            status, content = self._exchange(request)
+        except UnavailableError as error:
+            if not isinstance(error.__cause__, ProtocolError):
+                raise
+            # The server may have closed an idle connection in this very moment; both methods can be repeated.
+            status, content = self._exchange(request)
+        if status >= 300:
+            raise ApiError(status, _message(content))
         return content
 
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+    def _exchange(self, request: tuple[Any, ...]) -> tuple[int, bytes]:
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            response = self._api.call_api(*request, _request_timeout=self._seconds())
+            return response.status, response.read()
+        except ApiException as error:  # here it is only ever TLS: answers, whatever their status, are returned
+            raise UnavailableError(" ".join(str(error.reason).split())) from error
+        except HTTPError as error:
+            cause = error.__cause__ or error
+            raise UnavailableError(str(cause) or type(cause).__name__) from error
+
+    def _seconds(self) -> float:
+        left = self._deadline.remaining() if self._deadline else self._request_seconds
+        return min(self._request_seconds, max(_LEAST_SECONDS, left))
 
 
 def _message(content: bytes) -> str:
@@ -115,25 +138,8 @@ def _message(content: bytes) -> str:
         return text
 
 
-def _with_query(path: str, query: Mapping[str, str]) -> str:
-    return f"{path}?{urllib.parse.urlencode(query)}" if query else path
-
-
-def _tls_context(access: Access) -> ssl.SSLContext:
-    context = ssl.create_default_context(cadata=access.ca_certificate)
-    pair = f"{access.client_certificate.rstrip()}\n{access.client_key}".encode()
-    try:
-        descriptor = os.memfd_create("client", os.MFD_CLOEXEC)
-    except (AttributeError, OSError):  # not Linux: a file that only its owner can read, gone at the end of the block
-        with tempfile.TemporaryDirectory(prefix="provisioner-") as directory:
-            path = Path(directory) / "client.pem"
-            path.touch(mode=0o600)
-            path.write_bytes(pair)
-            context.load_cert_chain(path)
-        return context
-    try:
-        os.write(descriptor, pair)
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
-    return context
+def _in_memory(text: str) -> int:
+    """The descriptor of an anonymous file; programs that are started do not inherit it."""
+    descriptor = os.memfd_create("client", os.MFD_CLOEXEC)
+    os.write(descriptor, text.encode())
+    return descriptor
