@@ -18,6 +18,9 @@ from provisioner.plan.steps import Deadline, Progress
 
 _POLL_SECONDS = 0.2
 _SHOWN_REASONS = 6
+_AGENT_PODS = f"app={AGENT}"
+# The kubelet doubles its pause with each restart: this many take minutes, and the next would take more.
+_HOPELESS_RESTARTS = 4
 
 # A look returns whether it is done, and the line that says how far it is.
 _Look = Callable[[Client], tuple[bool, str]]
@@ -34,13 +37,21 @@ def wait_nodes_ready(credentials: Access, count: int, deadline: Deadline, progre
 
 
 def wait_agent_ready(credentials: Access, count: int, deadline: Deadline, progress: Progress) -> None:
-    """Until the current version of anetd is ready on `count` nodes."""
+    """Until the current version of anetd is ready on `count` nodes.
+
+    Raises `errors.UpstreamFailure` when it ends again and again: what it fails at does not change by waiting.
+    """
+    restarts_before: dict[str, int] = {}  # of each pod, when it was first seen: a create that continues begins to count anew
 
     def look(client: Client) -> tuple[bool, str]:
-        found = client.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/{AGENT}")
-        return daemonset_progress(found, count)
+        found = daemonset_progress(client.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/{AGENT}"), count)
+        if not found[0]:
+            for pod in _pods(client, _AGENT_PODS):
+                before = restarts_before.setdefault(pod["metadata"]["name"], _restarts(pod))
+                _refuse_crash_loop(pod, before)
+        return found
 
-    _wait(credentials, look, lambda client: _late_pods(client, f"app={AGENT}"), f"waiting for {AGENT}", deadline, progress)
+    _wait(credentials, look, lambda client: _late_pods(client, _AGENT_PODS), f"waiting for {AGENT}", deadline, progress)
 
 
 def wait_dns_ready(credentials: Access, deadline: Deadline, progress: Progress) -> None:
@@ -77,7 +88,7 @@ def _wait(
     progress: Progress,
 ) -> None:
     line = ""
-    with Client(credentials) as client:
+    with Client(credentials, deadline) as client:
         while True:
             try:
                 done, now = look(client)
@@ -121,8 +132,33 @@ def _late_nodes(client: Client, count: int) -> Sequence[str]:
     return reasons
 
 
+def _pods(client: Client, selector: str) -> Sequence[Mapping[str, Any]]:
+    found: Sequence[Mapping[str, Any]] = client.get(f"/api/v1/namespaces/{NAMESPACE}/pods", labelSelector=selector)["items"]
+    return found
+
+
+def _containers(pod: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    found: Sequence[Mapping[str, Any]] = pod.get("status", {}).get("containerStatuses") or ()
+    return found
+
+
+def _restarts(pod: Mapping[str, Any]) -> int:
+    return sum(container.get("restartCount", 0) for container in _containers(pod))
+
+
+def _refuse_crash_loop(pod: Mapping[str, Any], restarts_before: int) -> None:
+    restarts = _restarts(pod) - restarts_before
+    in_back_off = any(container.get("state", {}).get("waiting", {}).get("reason") == "CrashLoopBackOff" for container in _containers(pod))
+    if restarts >= _HOPELESS_RESTARTS and in_back_off and "deletionTimestamp" not in pod["metadata"]:
+        reasons = "".join(f"\n  {reason}" for reason in pod_reasons(pod))
+        raise errors.UpstreamFailure(
+            f"{AGENT} does not stay up: it was restarted {restarts} times{reasons}",
+            remedy="Do away with what the agent's last words complain about and run the command again: it continues where this one ended.",
+        )
+
+
 def _late_pods(client: Client, selector: str) -> Sequence[str]:
-    pods = client.get(f"/api/v1/namespaces/{NAMESPACE}/pods", labelSelector=selector)["items"]
+    pods = _pods(client, selector)
     late = [pod for pod in pods if _condition(pod, "Ready").get("status") != "True"]
     reasons = [reason for pod in late for reason in pod_reasons(pod)] if pods else [f"no pod with {selector} was created"]
     names = {pod["metadata"]["name"] for pod in late}
@@ -149,7 +185,7 @@ def pod_reasons(pod: Mapping[str, Any]) -> list[str]:
     name, status = pod["metadata"]["name"], pod.get("status", {})
     head = f"pod {name} on {pod['spec'].get('nodeName', 'no node')}"
     reasons = []
-    for container in status.get("containerStatuses") or []:
+    for container in _containers(pod):
         waiting = container.get("state", {}).get("waiting")
         ended = container.get("lastState", {}).get("terminated") or container.get("state", {}).get("terminated")
         if waiting:
