@@ -162,6 +162,10 @@ class Datapath:
         """Attach from_netdev and to_netdev to the node's device."""
         self._attach("device", self.config.device, self.config.device_ifindex)
 
+    def detach_device(self) -> None:
+        """Detach what `attach_device` attached; no error if nothing is."""
+        self._device_attacher.detach("device", self.config.device)
+
     def attach_overlay(self) -> None:
         """Attach from_overlay and to_overlay to the tunnel device; nothing in native mode."""
         if self.config.overlay_ifindex:

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_network
@@ -112,47 +112,52 @@ def ifindex(namespace: str, link: str) -> int:
     return int(json.loads(inside(namespace, f"ip -j link show {link}"))[0]["ifindex"])
 
 
-@contextmanager
-def attached(variant: str, bpffs: Path) -> Iterator[None]:
-    """Programs of the variant on every node, for as long as the context lasts."""
-    if variant in ("nodes", "stack"):
-        yield
-        return
-    with ExitStack() as stack:
-        for index, node in enumerate(NODES):
-            argv = [
-                "ip",
-                "netns",
-                "exec",
-                node.name,
-                sys.executable,
-                "-m",
-                "tests.bench.datapath_limit",
-                "--hold",
-                f"{variant}:{index}:{bpffs}",
-            ]
-            holder = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            stack.callback(holder.wait)
-            assert holder.stdin is not None
-            assert holder.stdout is not None
-            stack.callback(holder.stdin.close)
-            if holder.stdout.readline().strip() != "attached":
-                raise RuntimeError(f"{variant} could not be attached to {node.name}")
-        yield
+class Holder:
+    """A process inside a node with both kinds of programs loaded, which attaches the one that it is told."""
+
+    def __init__(self, index: int, bpffs: Path) -> None:
+        module = ["-m", "tests.bench.datapath_limit", "--hold", f"{index}:{bpffs}"]
+        argv = ["ip", "netns", "exec", NODES[index].name, sys.executable, *module]
+        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._expect("loaded")
+
+    def switch(self, variant: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(variant + "\n")
+        self._process.stdin.flush()
+        self._expect(variant)
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _expect(self, word: str) -> None:
+        assert self._process.stdout is not None
+        if self._process.stdout.readline().strip() != word:
+            raise RuntimeError(f"a node's programs did not get to {word!r}")
 
 
-def hold(variant: str, index: int, bpffs: Path) -> None:
-    """Run inside a node: attach, say so, and detach when standard input ends."""
+def hold(index: int, bpffs: Path) -> None:
+    """Run inside a node: attach what standard input says, line by line, and detach when it ends."""
     node = NODES[index]
     device = int(Path("/sys/class/net/eth0/ifindex").read_text())
     pods = {pod: int(Path(f"/sys/class/net/{pod.host_end}/ifindex").read_text()) for pod in PODS if pod.node == index}
-    release = hold_limit(node, device, pods, bpffs.parent) if variant == "limit" else hold_ours(node, device, pods, bpffs / node.name)
-    print("attached", flush=True)
-    sys.stdin.read()
-    release()
+    attach = {"limit": load_limit(node, device, pods, bpffs.parent), "ours": load_ours(node, device, pods, bpffs / node.name)}
+    print("loaded", flush=True)
+    detach: Callable[[], None] = lambda: None  # noqa: E731
+    for line in sys.stdin:
+        detach()
+        detach = attach.get(line.strip(), lambda: lambda: None)()
+        print(line.strip(), flush=True)
+    detach()
 
 
-def hold_ours(node: Node, device: int, pods: dict[Pod, int], bpffs: Path) -> Any:
+Attach = Callable[[], Callable[[], None]]
+"""Attaches, and returns what detaches."""
+
+
+def load_ours(node: Node, device: int, pods: dict[Pod, int], bpffs: Path) -> Attach:
     from agent.datapath.abi import Endpoint, Route, RouteKind
     from agent.datapath.programs import Datapath, DatapathConfig
 
@@ -167,18 +172,22 @@ def hold_ours(node: Node, device: int, pods: dict[Pod, int], bpffs: Path) -> Any
     for number, (pod, index) in enumerate(pods.items(), start=1):
         macs = (mac(pod.name, "eth0"), Path(f"/sys/class/net/{pod.host_end}/address").read_text().strip())
         datapath.endpoints.put(IPv4Address(pod.address), Endpoint(index, number, *macs))
-        datapath.attach_pod(pod.host_end, index)
-    datapath.attach_device()
 
-    def release() -> None:
-        datapath.close()
-        for path in sorted(bpffs.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
+    def detach() -> None:
+        for pod in pods:
+            datapath.detach_pod(pod.host_end)
+        datapath.detach_device()
 
-    return release
+    def attach() -> Callable[[], None]:
+        for pod, index in pods.items():
+            datapath.attach_pod(pod.host_end, index)
+        datapath.attach_device()
+        return detach
+
+    return attach
 
 
-def hold_limit(node: Node, device: int, pods: dict[Pod, int], objects: Path) -> Any:
+def load_limit(node: Node, device: int, pods: dict[Pod, int], objects: Path) -> Attach:
     from agent.datapath import libbpf, syscalls
 
     rodata = bytearray(24)
@@ -189,14 +198,19 @@ def hold_limit(node: Node, device: int, pods: dict[Pod, int], objects: Path) -> 
         rodata[8 + 4 * slot : 12 + 4 * slot] = index.to_bytes(4, sys.byteorder)
     loaded = libbpf.load(objects / "limit.bpf.o", config=bytes(rodata), pins=objects, max_entries={})
     ingress = syscalls.Attach.TCX_INGRESS
-    links = [syscalls.tcx_link_create(loaded.programs["limit_from_pod"], index, ingress) for index in pods.values()]
-    links.append(syscalls.tcx_link_create(loaded.programs["limit_from_netdev"], device, ingress))
 
-    def release() -> None:
-        for link in links:
-            os.close(link)
+    def attach() -> Callable[[], None]:
+        links = [syscalls.tcx_link_create(loaded.programs["limit_from_pod"], index, ingress) for index in pods.values()]
+        links.append(syscalls.tcx_link_create(loaded.programs["limit_from_netdev"], device, ingress))
 
-    return release
+        def detach() -> None:
+            for link in links:
+                syscalls.link_detach(link)
+                os.close(link)
+
+        return detach
+
+    return attach
 
 
 def measure(tool: Path, client: str, server: str, shape: str, seconds: float) -> float:
@@ -219,21 +233,29 @@ def serving(tool: Path, namespace: str, address: str) -> Iterator[None]:
         server.wait()
 
 
-def rounds(tool: Path, count: int, seconds: float, bpffs: Path) -> dict[str, dict[str, list[float]]]:
-    """Path -> shape -> one figure a round. The variants alternate, so that a slow minute of the machine hits all of them."""
+def rounds(tool: Path, count: int, seconds: float, holders: Sequence[Holder]) -> dict[str, dict[str, list[float]]]:
+    """Path -> shape -> one figure a round.
+
+    Rounds are short and the variants alternate in turning order, so that a slow minute of the machine hits all of them.
+    """
     figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for number in range(count):
         order = VARIANTS if number % 2 == 0 else VARIANTS[::-1]
-        for variant in order:
-            with attached(variant, bpffs):
-                paths = {f"{variant}, two nodes": (PODS[0].name, PODS[2].address), f"{variant}, one node": (PODS[0].name, PODS[1].address)}
-                if variant == "nodes":
-                    paths = {"nodes": (NODES[0].name, NODES[1].address)}
-                for path, (client, server) in paths.items():
-                    for shape in SHAPES:
-                        figures[path][shape].append(measure(tool, client, server, shape, seconds))
+        for shape in SHAPES:
+            for variant in order:
+                for holder in holders:
+                    holder.switch(variant)
+                for path, client, server in paths(variant):
+                    figures[path][shape].append(measure(tool, client, server, shape, seconds))
         print(f"round {number + 1} of {count}", file=sys.stderr)
     return figures
+
+
+def paths(variant: str) -> list[tuple[str, str, str]]:
+    """(name, client's namespace, server's address) of what is measured with a variant."""
+    if variant == "nodes":
+        return [("nodes", NODES[0].name, NODES[1].address)]
+    return [(f"{variant}, two nodes", PODS[0].name, PODS[2].address), (f"{variant}, one node", PODS[0].name, PODS[1].address)]
 
 
 def summary(figures: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
@@ -248,14 +270,14 @@ def summary(figures: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--seconds", type=float, default=1.5)
+    options.add_argument("--rounds", type=int, default=15)
+    options.add_argument("--seconds", type=float, default=0.5)
     options.add_argument("--json", type=Path)
     options.add_argument("--hold", help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.hold:
-        variant, index, bpffs = chosen.hold.split(":")
-        hold(variant, int(index), Path(bpffs))
+        index, bpffs = chosen.hold.split(":")
+        hold(int(index), Path(bpffs))
         return
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         tool, bpffs = Path(scratch) / "netbench", Path(scratch) / "bpf"
@@ -270,7 +292,10 @@ def main() -> None:
         build()
         for namespace, address in [(NODES[1].name, NODES[1].address), *((p.name, p.address) for p in PODS[1:])]:
             stack.enter_context(serving(tool, namespace, address))
-        found = summary(rounds(tool, chosen.rounds, chosen.seconds, bpffs))
+        holders = [Holder(index, bpffs) for index in range(len(NODES))]
+        for holder in holders:
+            stack.callback(holder.close)
+        found = summary(rounds(tool, chosen.rounds, chosen.seconds, holders))
     if chosen.json:
         chosen.json.write_text(json.dumps(found, indent=2) + "\n")
     for path, shapes in found["medians"].items():
