@@ -43,7 +43,7 @@ class FakeDeadline:
 
 
 class ApiServer:
-    """`answers[(method, path)]` is a list of (status, document); the last one is given again and again."""
+    """`answers[(method, path)]` is a list of (status, document); the last one is given again and again. (0, None) hangs up."""
 
     def __init__(self) -> None:
         self.answers: dict[tuple[str, str], list[tuple[int, object]]] = {}
@@ -114,6 +114,9 @@ def api(certificates, tmp_path):
             peer = self.connection.getpeercert()
             fake.client_names.append(dict(pair[0] for pair in peer["subject"])["commonName"])
             status, document = fake.answer(self.command, self.path, body)
+            if status == 0:
+                self.close_connection = True
+                return
             content = document.encode() if isinstance(document, str) else json.dumps(document).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))

@@ -182,6 +182,46 @@ def test_a_pod_that_does_not_start_is_explained_by_its_state_and_its_warnings(ap
     assert "unrelated" not in caught.value.message
 
 
+def crashing(restarts, *, state=None, name="anetd-x"):
+    waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 80s"}}
+    ended = {"terminated": {"exitCode": 1, "message": '{"message": "no BTF"}'}}
+    container = {"name": "anetd", "ready": False, "restartCount": restarts, "state": state or waiting, "lastState": ended}
+    return {"metadata": {"name": name}, "spec": {"nodeName": "demo-0"}, "status": {"containerStatuses": [container]}}
+
+
+def agent_pods(api, *pods):
+    api.on("GET", AGENT_PATH, (200, daemonset(0, 1)))
+    api.on("GET", "/api/v1/namespaces/kube-system/pods", *((200, {"items": [pod]}) for pod in pods))
+    api.on("GET", "/api/v1/namespaces/kube-system/events", (200, {"items": []}))
+
+
+def test_an_agent_that_ends_again_and_again_is_not_waited_for(api, patient, lines):
+    agent_pods(api, *(crashing(restarts) for restarts in range(5)))
+    with pytest.raises(errors.UpstreamFailure) as caught:
+        deploy.wait_agent_ready(api.credentials, 1, patient, lines.append)
+    for part in ("restarted 4 times", "pod anetd-x on demo-0", "anetd ended with 1: no BTF"):
+        assert part in caught.value.message
+    assert caught.value.remedy
+    assert caught.value.exit_code == 9
+
+
+@pytest.mark.parametrize(
+    "pods",
+    [
+        [crashing(7), crashing(10)],
+        [crashing(0), crashing(3)],
+        [crashing(0), crashing(4, state={"running": {}})],
+        [crashing(0), crashing(9, name="anetd-of-the-next-version")],
+        [crashing(0), crashing(9) | {"metadata": {"name": "anetd-x", "deletionTimestamp": "now"}}],
+    ],
+    ids=["restarts of an earlier create", "few restarts", "it runs again", "another pod's restarts", "it is being replaced"],
+)
+def test_an_agent_that_may_still_recover_is_waited_for(api, impatient, lines, pods):
+    agent_pods(api, *pods)
+    with pytest.raises(errors.Timeout):
+        deploy.wait_agent_ready(api.credentials, 1, impatient, lines.append)
+
+
 def test_a_pod_that_nobody_creates_is_explained_by_its_owners_warnings(api, impatient, lines):
     event = {
         "involvedObject": {"kind": "ReplicaSet", "name": "coredns-1"},
