@@ -1,4 +1,4 @@
-"""`python -m provisioner.images [--json]`: build all images and print their names, sizes and archives."""
+"""`python -m provisioner.images [--json]`: build the images of a cluster and the toolbox, and print their names, sizes and archives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from provisioner import errors
 from provisioner.binaries import DEFAULT_VERSION, ensure
-from provisioner.images import Images, ensure_images
+from provisioner.images import Image, ensure_images, ensure_toolbox
 from provisioner.process import Unlimited, say
 
 
@@ -20,11 +20,13 @@ def main() -> int:
     parser.add_argument("--kubernetes-version", default=DEFAULT_VERSION)
     options = parser.parse_args()
     try:
-        images = ensure_images(ensure(options.kubernetes_version, None, Unlimited(), say), Unlimited(), say)
+        programs = ensure(options.kubernetes_version, None, Unlimited(), say)
+        images = ensure_images(programs, Unlimited(), say)
+        toolbox = ensure_toolbox(programs, Unlimited(), say)
     except errors.ProvisionerError as error:
         say(f"error: {error.message}\n{error.remedy}")
         return error.exit_code
-    rows = {field.name: describe(images, field.name) for field in dataclasses.fields(images)}
+    rows = {field.name: describe(getattr(images, field.name)) for field in dataclasses.fields(images)} | {"toolbox": describe(toolbox)}
     if options.json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return 0
@@ -33,9 +35,8 @@ def main() -> int:
     return 0
 
 
-def describe(images: Images, name: str) -> dict[str, Any]:
+def describe(image: Image) -> dict[str, Any]:
     """Archives are not compressed, so their size is what the image takes unpacked, give or take the tar headers."""
-    image = getattr(images, name)
     return {"name": image.name, "archive": str(image.archive), "unpacked_bytes": image.archive.stat().st_size}
 
 

@@ -70,19 +70,15 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """What a cluster needs (pause, coredns, anetd), and the toolbox for trying things out in it."""
+    """What every cluster needs. The toolbox, for trying things out in one, is made by `ensure_toolbox` for who wants it."""
 
     pause: Image
     coredns: Image
     anetd: Image
-    toolbox: Image
-
-    def all(self) -> tuple[Image, ...]:
-        return (self.pause, self.coredns, self.anetd, self.toolbox)
 
 
 def ensure_images(binaries: Binaries, deadline: Deadline, progress: Progress) -> Images:
-    """Build whatever of the four images is not in the cache.
+    """Build whatever of a cluster's images is not in the cache.
 
     Raises `errors.MachineUnfit` where a tool or a compiled object is missing, `errors.UpstreamFailure` when packages cannot be
     fetched, `errors.Timeout`.
@@ -93,8 +89,13 @@ def ensure_images(binaries: Binaries, deadline: Deadline, progress: Progress) ->
             pause=_simple("pause", _object("pause"), "/pause", "", progress),
             coredns=_simple("coredns", binaries.path("coredns"), "/coredns", "65532", progress),
             anetd=_anetd(deadline, progress),
-            toolbox=_toolbox(binaries, deadline, progress),
         )
+
+
+def ensure_toolbox(binaries: Binaries, deadline: Deadline, progress: Progress) -> Image:
+    """Build the toolbox image if it is not in the cache. Raises what `ensure_images` raises."""
+    with cache.lock(_LOCK, deadline, progress):
+        return _toolbox(binaries, deadline, progress)
 
 
 def _simple(name: str, program: Path, entry: str, user: str, progress: Progress) -> Image:

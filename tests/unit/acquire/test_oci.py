@@ -193,7 +193,7 @@ def test_unchanged_inputs_are_recognised_and_a_changed_agent_gets_another_name(c
     (checkout / "agent/main.py").write_text("print('changed')\n")
     second = build.ensure_images(programs, deadline, lines.append)
     assert second.anetd.name != first.anetd.name
-    assert (second.pause, second.coredns, second.toolbox) == (first.pause, first.coredns, first.toolbox)
+    assert (second.pause, second.coredns) == (first.pause, first.coredns)
 
 
 def test_a_damaged_archive_is_written_again(checkout, programs, deadline, lines):
@@ -217,7 +217,17 @@ def test_old_archives_of_an_image_are_pruned(checkout, programs, deadline, lines
 
 def test_without_agnhost_the_toolbox_still_has_its_tools(checkout, programs, deadline, lines):
     programs.path("agnhost").unlink()
-    assert "agnhost" not in names_in(build.ensure_images(programs, deadline, lines.append).toolbox)
+    assert "agnhost" not in names_in(build.ensure_toolbox(programs, deadline, lines.append))
+
+
+def test_a_cluster_does_not_wait_for_the_toolbox(checkout, programs, deadline, lines, monkeypatch):
+    asked = []
+    base = rootfs.ensure(build.ANETD_ROOTFS, deadline, lines.append)
+    monkeypatch.setattr(rootfs, "ensure", lambda wanted, *_: asked.append(wanted.name) or base)
+    build.ensure_images(programs, deadline, lines.append)
+    assert asked == ["anetd"]
+    build.ensure_toolbox(programs, deadline, lines.append)
+    assert asked == ["anetd", "toolbox"]
 
 
 def test_a_missing_object_says_how_to_make_it(checkout, programs, deadline, lines):
