@@ -8,13 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from provisioner import errors
 from provisioner.plan.steps import Deadline
 
 _POLL_SECONDS = 1.0
+_BEAT_SECONDS = 10.0
 _SHOWN_LINES = 12
 
 
@@ -40,8 +43,9 @@ def run_logged(
     deadline: Deadline,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    beat: Callable[[float], None] | None = None,
 ) -> None:
-    """Run `argv`, appending its output to `log`.
+    """Run `argv`, appending its output to `log`; `beat` is called every ten seconds with the seconds that it has taken.
 
     Raises `errors.UpstreamFailure` with the log's last lines when it fails, `errors.Timeout` when the deadline passes. The
     tool gets a session of its own, so that ending it ends whatever it started.
@@ -52,6 +56,7 @@ def run_logged(
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=cwd, env=env, start_new_session=True
         )
+        began = beaten = time.monotonic()
         try:
             while True:
                 try:
@@ -59,6 +64,9 @@ def run_logged(
                     break
                 except subprocess.TimeoutExpired:
                     deadline.check(doing)
+                if beat is not None and time.monotonic() - beaten >= _BEAT_SECONDS:
+                    beaten = time.monotonic()
+                    beat(beaten - began)
         finally:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -85,13 +93,27 @@ class Unlimited:
         """Let everything through."""
 
 
-_said: list[str] = []
+def duration(seconds: float) -> str:
+    """ "45 s" or "3 min 20 s", for people who wait."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def say(message: str) -> None:
-    """Progress as plain lines on stderr: a line that only counts on is not repeated."""
-    head = message.split(":", 1)[0]
-    if not _said or _said[-1] != head:
-        sys.stderr.write(f"{message}\n")
-        sys.stderr.flush()
-    _said[:] = [head]
+class Speaker:
+    """Progress as plain lines: one that only counts on ("downloading x: 3 of 9 MiB") is repeated every ten seconds at most."""
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._head = ""
+        self._spoke = 0.0
+
+    def __call__(self, message: str) -> None:
+        head = message.split(":", 1)[0]
+        if head == self._head and self._clock() - self._spoke < _BEAT_SECONDS:
+            return
+        self._head, self._spoke = head, self._clock()
+        print(message, file=self._stream or sys.stderr, flush=True)
+
+
+say = Speaker()

@@ -26,10 +26,26 @@ def build_part(part: Part, go: Go, target: Path, log: Path, deadline: Deadline, 
     programs = only or tuple(part.packages)
     for number, program in enumerate(programs, 1):
         doing = f"building {program} {part.version} with {go.version}"
-        progress(f"{doing} ({number} of {len(programs)}; the first time takes minutes)" if len(programs) > 1 else doing)
-        argv = [str(go.program), "build", "-trimpath", "-ldflags", _link_flags(part), "-o", str(target / program), part.packages[program]]
-        process.run_logged(argv, log=log, doing=doing, deadline=deadline, cwd=module, env=env)
+        progress(f"{doing} ({number} of {len(programs)})" if len(programs) > 1 else doing)
+        package = part.packages[program]
+        argv = [str(go.program), "build", "-v", "-trimpath", "-ldflags", _link_flags(part), "-o", str(target / program), package]
+        before = log.stat().st_size if log.exists() else 0
+
+        def beat(seconds: float, doing: str = doing, before: int = before) -> None:
+            progress(f"{doing}: {process.duration(seconds)}, {_done_so_far(log, before)}")
+
+        process.run_logged(argv, log=log, doing=doing, deadline=deadline, cwd=module, env=env, beat=beat)
     shutil.rmtree(module)
+
+
+def _done_so_far(log: Path, before: int) -> str:
+    """What `go build -v` has written since the offset `before`: modules that it fetches, then a line a package compiled."""
+    with log.open("rb") as stream:
+        stream.seek(before)
+        lines = stream.read().splitlines()
+    fetched = sum(line.startswith(b"go: downloading ") for line in lines)
+    compiled = sum(not line.startswith((b"go: ", b"$ ", b"#")) for line in lines)
+    return f"{compiled} packages compiled" if compiled else f"{fetched} modules fetched"
 
 
 def _link_flags(part: Part) -> str:

@@ -106,15 +106,15 @@ def ensure(rootfs: Rootfs, deadline: Deadline, progress: Progress) -> oci.Layer:
     entry = cache.root() / "images" / "layers" / rootfs.key
     if not cache.is_intact(entry):
         cache.require_space(cache.root(), _SPACE, f"building the {rootfs.name} image")
-        progress(f"building the {rootfs.name} image: fetching {len(rootfs.packages)} Debian packages and what they need")
+        progress(f"building the {rootfs.name} image from {len(rootfs.packages)} Debian packages and what they need: about half a minute")
         with cache.filling(entry) as partial:
-            _make(rootfs, partial / "layer.tar", deadline)
+            _make(rootfs, partial / "layer.tar", deadline, progress)
         cache.prune(entry.parent, f"{rootfs.name}-*", keep=1)
     layer = entry / "layer.tar"
     return oci.Layer(layer, cache.sealed_digest(entry, layer.name), layer.stat().st_size)
 
 
-def _make(rootfs: Rootfs, target: Path, deadline: Deadline) -> None:
+def _make(rootfs: Rootfs, target: Path, deadline: Deadline, progress: Progress) -> None:
     tool = process.require_tool("mmdebstrap", "mmdebstrap")
     logs = cache.root() / "logs"
     logs.mkdir(exist_ok=True)
@@ -129,7 +129,8 @@ def _make(rootfs: Rootfs, target: Path, deadline: Deadline) -> None:
         raw = Path(scratch) / "rootfs.tar"
         try:
             doing = f"fetching Debian packages for the {rootfs.name} image"
-            process.run_logged([*argv, SUITE, str(raw), *_mirrors()], log=log, doing=doing, deadline=deadline)
+            command = [*argv, SUITE, str(raw), *_mirrors()]
+            process.run_logged(command, log=log, doing=doing, deadline=deadline, beat=lambda s: progress(f"{doing}: {process.duration(s)}"))
         except errors.UpstreamFailure as error:
             remedy = f"{error.remedy} Where Debian's mirrors cannot be reached, set {MIRROR_VARIABLE} to one that can."
             raise errors.UpstreamFailure(error.message, remedy=remedy) from None

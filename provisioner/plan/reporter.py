@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TextIO
@@ -70,7 +71,11 @@ class Silent:
 
 
 class PlainLines(Silent):
-    """One line an event, for logs and pipes. `[2/7]` counts the steps that ended."""
+    """Lines for logs and pipes, few enough to be read. `[2/7]` counts the steps that ended.
+
+    A step that ends within a second is one line. What a longer one says is shown at most once in `spacing` seconds, the last
+    word always: what is held back is written when its time has come or the step ends, by a thread that lives as long as the walk.
+    """
 
     _WORDS: ClassVar = {
         Outcome.DONE: "done",
@@ -78,35 +83,72 @@ class PlainLines(Silent):
         Outcome.FAILED: "FAILED",
         Outcome.INTERRUPTED: "interrupted",
     }
+    _TICK_SECONDS = 0.25
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, spacing: float = 5.0, patience: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
+        self._spacing = spacing
+        self._patience = patience
+        self._clock = clock
         self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, name="reporter", daemon=True)
         self._total = 0
         self._ended = 0
-        self._last: dict[str, str] = {}
+        self._said: dict[str, str] = {}
+        self._held: dict[str, str] = {}
+        self._due: dict[str, float] = {}  # when what is held may be written
+
+    def __enter__(self) -> Self:
+        self._ticker.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._over.set()
+        self._ticker.join()
 
     def plan(self, plan: Plan) -> None:
         self._total = len(plan.steps)
 
     def began(self, step: Step) -> None:
-        self._write(f"{step.title} ...")
+        with self._lock:
+            if step.id not in self._said:  # the step's own thread may have been faster
+                self._hold(step, f"{step.title} ...")
 
     def progress(self, step: Step, message: str) -> None:
         with self._lock:
-            if self._last.get(step.id) == message:
+            if self._said.get(step.id) == message:
                 return
-            self._last[step.id] = message
-        self._write(f"{step.title}: {message}")
+            self._said[step.id] = message
+            self._hold(step, f"{step.title}: {message}")
+            self._write_due()
 
     def ended(self, step: Step, outcome: Outcome, seconds: float) -> None:
         self._ended += 1
         took = f" ({seconds:.1f} s)" if outcome is not Outcome.PRESENT else ""
-        self._write(f"[{self._ended}/{self._total}] {step.title}: {self._WORDS[outcome]}{took}")
-
-    def _write(self, line: str) -> None:
         with self._lock:
-            print(line, file=self._stream, flush=True)
+            held = self._held.pop(step.id, "")
+            if step.id in self._said and held:
+                self._print(held)
+            self._print(f"[{self._ended}/{self._total}] {step.title}: {self._WORDS[outcome]}{took}")
+
+    def _hold(self, step: Step, line: str) -> None:
+        self._due.setdefault(step.id, self._clock() + self._patience)
+        self._held[step.id] = line
+
+    def _tick(self) -> None:
+        while not self._over.wait(self._TICK_SECONDS):
+            with self._lock:
+                self._write_due()
+
+    def _write_due(self) -> None:
+        now = self._clock()
+        for step_id in [step_id for step_id in self._held if now >= self._due[step_id]]:
+            self._due[step_id] = now + self._spacing
+            self._print(self._held.pop(step_id))
+
+    def _print(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
 
 
 class LiveView(Silent):

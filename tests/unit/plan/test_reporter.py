@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 
 from provisioner.plan.deadline import TimeLimit
 from provisioner.plan.engine import walk
-from provisioner.plan.reporter import LiveView, PlainLines, is_smart_terminal, reporter_for
+from provisioner.plan.reporter import LiveView, Outcome, PlainLines, is_smart_terminal, reporter_for
 from provisioner.plan.steps import Deadline, Plan, Progress, Step
 
 
@@ -35,6 +36,53 @@ def test_plain_lines_say_what_how_far_and_how_long_and_repeat_nothing() -> None:
     assert text.count("1 of 2 [ready]") == 1
     assert "[1/2] Start [it]: done (0.0 s)" in text
     assert "[2/2] Rest: already there\n" in text
+
+
+def held_lines(*events: tuple[float, str]) -> list[str]:
+    """What a log has after one step said `events` (when, what) and ended with the last."""
+    stream, now = io.StringIO(), 0.0
+    lines = PlainLines(stream, spacing=5.0, patience=1.0, clock=lambda: now)
+    step = Step("a", "Apply", works)
+    lines.plan(Plan("create", "demo", [step]))
+    lines.began(step)
+    for at, message in events:
+        now = at
+        lines.progress(step, message)
+    lines.ended(step, Outcome.DONE, now)
+    return stream.getvalue().splitlines()
+
+
+def test_many_words_of_one_step_are_few_lines_and_the_last_is_among_them() -> None:
+    spoken = [(number / 4, f"{number} of 80") for number in range(81)]
+    assert held_lines(*spoken) == [
+        "Apply: 4 of 80",
+        "Apply: 24 of 80",
+        "Apply: 44 of 80",
+        "Apply: 64 of 80",
+        "Apply: 80 of 80",
+        "[1/1] Apply: done (20.0 s)",
+    ]
+
+
+def test_a_short_step_is_one_line() -> None:
+    assert held_lines() == ["[1/1] Apply: done (0.0 s)"]
+
+
+def test_what_a_step_said_last_is_shown_while_it_is_silent() -> None:
+    stream = io.StringIO()
+    shown: list[str] = []
+
+    def slow(deadline: Deadline, progress: Progress) -> None:
+        progress("building")
+        progress("linking")
+        until = time.monotonic() + 5
+        while "linking" not in stream.getvalue() and time.monotonic() < until:
+            time.sleep(0.01)
+        shown.append(stream.getvalue())
+
+    plan = Plan("create", "demo", [Step("a", "Make it", slow)])
+    walk(plan, TimeLimit.after(10), reporter=PlainLines(stream, patience=0.05, spacing=0.05))
+    assert shown == ["Make it: linking\n"]
 
 
 def test_the_live_view_shows_text_with_brackets_as_it_is() -> None:
