@@ -1,6 +1,6 @@
 """rtnetlink as this agent needs it: messages built from attributes, one request and its answers at a time.
 
-Why not pyroute2: importing it costs 26 MiB and a fifth of a second, which is half of what the whole agent may use; the
+Why not pyroute2: importing it costs 16 to 26 MiB and a fifth of a second or more, as much as the rest of the agent; the
 agent speaks six message types. Invariants: a socket stays in the network namespace of the thread that made it; one request is
 in flight per socket, whatever thread asks; an error is raised as `NetlinkError` with the kernel's own words where it gives any.
 """
