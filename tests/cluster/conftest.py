@@ -1,6 +1,6 @@
 """Real local clusters for the suite: one at a time, a kind after the other, each made by the command line as a user makes it.
 
-Every kind of cluster (routing mode x stack type) runs the same tests. Names begin with `pvt-`, and what an earlier, killed run left
+Every kind of cluster (routing mode x stack type) runs the same tests. Names begin with `PREFIX`, and what an earlier, killed run left
 under those names is deleted first.
 """
 
@@ -20,8 +20,9 @@ import yaml
 from .kube import Cluster, eventually, run, toolbox_pod
 
 PROVISIONER = shutil.which("provisioner", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}") or "provisioner"
-# For working on a test: clusters are kept between runs (create continues with what is there).
+# For working on a test: clusters are kept between runs (create continues with what is there), and two may work side by side.
 KEEP = bool(os.environ.get("PROVISIONER_TEST_KEEP"))
+PREFIX = os.environ.get("PROVISIONER_TEST_PREFIX", "pvt-")
 KINDS = {
     "native-ipv4": {"stackType": "ipv4", "dataplane": {"routingMode": "native"}},
     "vxlan-ipv4": {"stackType": "ipv4", "dataplane": {"routingMode": "vxlan"}},
@@ -46,7 +47,7 @@ def provisioner() -> str:
     """The command under test, after whatever a killed run left is gone."""
     clusters = json.loads(run(PROVISIONER, "list-clusters", "--output", "json"))
     for entry in clusters["items"]:
-        if entry["name"].startswith("pvt-") and not KEEP:
+        if entry["name"].startswith(PREFIX) and not KEEP:
             run(PROVISIONER, "delete-cluster", entry["name"], "--quiet", timeout=120)
     return PROVISIONER
 
@@ -81,7 +82,7 @@ def cluster(
 ) -> Iterator[Cluster]:
     """A two-node cluster of the kind that the test asks for, with the toolbox image loaded."""
     directory = tmp_path_factory.mktemp(request.param)
-    name = f"pvt-{request.param}"
+    name = f"{PREFIX}{request.param}"
     spec = KINDS[request.param]
     kubeconfig = directory / "kubeconfig"
     config = spec_file(directory, name, numNodes=2, **spec)
