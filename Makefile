@@ -57,7 +57,7 @@ bench: setup ## measure what docs/benchmarks.md reports
 	mv build/benchmarks.md docs/benchmarks.md
 
 images: setup ## build the images that nodes get
-	$(PYTHON) -m provisioner.images
+	$(ROOT) $(PYTHON) -m provisioner.images
 
 lock: tools ## resolve the dependencies anew into requirements.lock; needs uv
 	@{ echo '# Made by `make lock` from pyproject.toml; installed with --require-hashes.'; \

@@ -12,23 +12,31 @@ provisioner=("${as_root[@]}" .venv/bin/provisioner)
 kubeconfig=$PWD/.demo/kubeconfig
 mkdir -p .demo
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+bold='' plain=''
+[ -t 1 ] && [ -z "${NO_COLOR:-}" ] && bold=$'\033[1m' plain=$'\033[0m'
+say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 show() { printf '$ %s\n' "$*"; "$@"; }
+
+cat <<END
+
+A Kubernetes cluster called $name, on this machine and gone without a trace when it is deleted. It takes a minute or two:
+  1. a control plane and two nodes   2. pods on both   3. pods reach pods   4. a Service by its name   5. what the dataplane says
+END
 
 say "1. A cluster: two nodes, pod network by anetd"
 show "${provisioner[@]}" create-cluster "$name" --dataplane-v2 --num-nodes 2 --kubeconfig "$kubeconfig"
-[ "$(id -u)" = 0 ] || "${as_root[@]}" chown "$(id -u):$(id -g)" "$kubeconfig"
 
-bin=$("$python" -m provisioner.binaries --json | "$python" -c 'import json, sys; print(json.load(sys.stdin)["directory"])')
-images=$("$python" -m provisioner.images --json)
-toolbox=$("$python" -c 'import json, sys; print(json.loads(sys.argv[1])["toolbox"]["name"])' "$images")
-archive=$("$python" -c 'import json, sys; print(json.loads(sys.argv[1])["toolbox"]["archive"])' "$images")
+bin=$("$python" -m provisioner.binaries 2>/dev/null)
 kubectl() { "$bin/kubectl" --kubeconfig "$kubeconfig" "$@"; }
 
 say "2. A Deployment with four pods, spread over both nodes, behind a Service"
-if ! kubectl get deployment greeter >/dev/null 2>&1; then
+# As root, like the create: what root has put into the cache, another user cannot add to.
+images=$("${as_root[@]}" "$python" -m provisioner.images --json)
+read -r toolbox archive < <("$python" -c 'import json, sys; t = json.load(sys.stdin)["toolbox"]; print(t["name"], t["archive"])' <<<"$images")
+if [ "$(kubectl get deployment greeter --ignore-not-found -o jsonpath='{.spec.template.spec.containers[0].image}')" != "$toolbox" ]; then
   show "${provisioner[@]}" load-image "$name" "$archive"
 fi
+echo "$ kubectl apply -f -    # a Deployment and a Service called greeter"
 kubectl apply -f - <<MANIFEST
 apiVersion: apps/v1
 kind: Deployment
@@ -55,7 +63,10 @@ spec:
   selector: {app: greeter}
   ports: [{port: 80, targetPort: 8080}]
 MANIFEST
-kubectl rollout status deployment/greeter --timeout=120s
+show kubectl rollout status deployment/greeter --timeout=120s || {
+  kubectl describe pods -l app=greeter | tail -n 40 >&2
+  exit 1
+}
 show kubectl get pods -o wide -l app=greeter
 
 say "3. Every pod asks every pod, by address"
@@ -79,9 +90,13 @@ done
 say "5. What the node agent knows"
 show kubectl -n kube-system exec daemonset/anetd -- anetd status
 
-say "The cluster is yours"
+say "The cluster is yours ($((SECONDS / 60)) min $((SECONDS % 60)) s)"
 cat <<END
+Use it:
   export KUBECONFIG=$kubeconfig PATH=$bin:\$PATH
   kubectl get pods -A -o wide
-Run 'make demo' again at any time: it continues from what is there. '${provisioner[*]} delete-cluster $name' removes all of it.
+  kubectl exec -it deployment/greeter -- bash
+Delete it, and all that it made:
+  ${provisioner[*]} delete-cluster $name
+'make demo' can be run again at any time: it continues from what is there. README.md has the other commands.
 END

@@ -81,6 +81,7 @@ def _given(version: str, bin_dir: Path) -> Binaries:
 
 
 def _ensure_part(part: Part, pins: Pins, deadline: Deadline, progress: Progress) -> str:
+    from provisioner.binaries.build import expected_minutes
     from provisioner.binaries.download import UnreachableError
     from provisioner.binaries.release import fetch_part
 
@@ -96,7 +97,8 @@ def _ensure_part(part: Part, pins: Pins, deadline: Deadline, progress: Progress)
                 _try_extras(part, extras, partial, deadline, progress)
         return "official release"
     except UnreachableError as reason:
-        progress(f"no official release of {part.name} {part.version} from here ({reason}): building it")
+        takes = f"about {expected_minutes(part)} min on this machine"
+        progress(f"no official release of {part.name} {part.version} from here ({reason}): building it, {takes}")
     go = _build(part, entry, deadline, progress)
     return f"built from Go modules with {go}"
 
