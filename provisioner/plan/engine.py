@@ -157,6 +157,7 @@ def _start_ready(state: _Walk) -> None:
 def _run_one(state: _Walk, step: Step) -> None:
     """In the step's thread: observe, announce, act, and say how it ended."""
     verb, record = state.plan.verb, state.journal.record
+    begun = False
     try:
         if step.done():
             record(verb, step.id, Event.PRESENT)
@@ -164,6 +165,7 @@ def _run_one(state: _Walk, step: Step) -> None:
             return
         state.deadline.check(step.title)
         record(verb, step.id, Event.BEGUN)
+        begun = True
         state.messages.put((step, Event.BEGUN, None))
         step.apply(state.deadline, lambda message: state.reporter.progress(step, message))
         record(verb, step.id, Event.DONE)
@@ -171,8 +173,9 @@ def _run_one(state: _Walk, step: Step) -> None:
     except BaseException as error:  # noqa: BLE001 -- whatever a step raises is the walk's result
         interrupted = isinstance(error, errors.Interrupted)
         event = Event.INTERRUPTED if interrupted else Event.FAILED
-        with contextlib.suppress(errors.ProvisionerError):
-            record(verb, step.id, event, "" if interrupted else _described(error))
+        if begun or not interrupted:  # a step that was told to stop before it acted leaves nothing to tell
+            with contextlib.suppress(errors.ProvisionerError):
+                record(verb, step.id, event, "" if interrupted else _described(error))
         state.messages.put((step, event, error))
 
 

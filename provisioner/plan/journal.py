@@ -1,8 +1,8 @@
 """What was done to a cluster, one JSON object a line, on disk before the change that it announces.
 
 An entry has `at` (seconds since 1970), `verb`, `step`, `event`, and for a failure `error`. Events: `begun` before a step acts,
-then `done`, `failed` or `interrupted`; `present` alone for a step that had nothing to do. A `begun` without an end is a step in
-which the command was killed.
+then `done`, `failed` or `interrupted`; `present` alone for a step that had nothing to do, `failed` alone for one that could not be
+looked at. A `begun` without an end is a step in which the command was killed.
 """
 
 from __future__ import annotations

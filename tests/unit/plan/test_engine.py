@@ -115,6 +115,26 @@ def test_a_failure_ends_the_steps_beside_it_through_their_deadline() -> None:
     assert ("waits", "interrupted") in journal.events
 
 
+def test_a_step_that_is_told_to_stop_while_it_looks_is_not_in_the_journal() -> None:
+    journal = Memory()
+    looking, failed = threading.Event(), threading.Event()
+
+    def looks() -> bool:
+        looking.set()
+        failed.wait(5)
+        time.sleep(0.05)  # the walk hears of the failure
+        return False
+
+    def fails() -> None:
+        looking.wait(5)
+        failed.set()
+        raise errors.UpstreamFailure("no")
+
+    with pytest.raises(errors.UpstreamFailure):
+        walk(plan(step("looks", done=looks, after=()), step("fails", fails, after=())), TimeLimit.after(10), journal=journal)
+    assert journal.events == [("fails", "begun"), ("fails", "failed")]
+
+
 def test_an_unforeseen_exception_is_raised_as_it_is_and_its_traceback_journalled() -> None:
     journal = Memory()
     with pytest.raises(ZeroDivisionError):
