@@ -53,8 +53,8 @@ spec:
       containers:
         - name: greeter
           image: $toolbox
-          command: [/agnhost, netexec, --http-port=8080]
-          readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
+          command: [sh, -c, "mkdir /tmp/www && busybox hostname >/tmp/www/hostname && exec busybox httpd -f -p 8080 -h /tmp/www"]
+          readinessProbe: {httpGet: {path: /hostname, port: 8080}, periodSeconds: 1}
 ---
 apiVersion: v1
 kind: Service

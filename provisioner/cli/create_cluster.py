@@ -9,7 +9,7 @@ import typer
 
 from provisioner import errors
 from provisioner.cli import backend, credentials, options
-from provisioner.cli.output import Format, cluster_data, cluster_text, emit, note
+from provisioner.cli.output import Format, cluster_data, cluster_table, emit, note
 from provisioner.cli.specs import spec_from
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def create_cluster(
         where = credentials.write(used, spec.name, kubeconfig)
         note(f"kubectl uses it from {where}, context {credentials.context_name(spec.name)}.")
     info = used.describe(spec.name)
-    emit(cluster_data(info), output, cluster_text(info))
+    emit(cluster_data(info), output, cluster_table([info]))
 
 
 def _require_dataplane(spec: ClusterSpec) -> None:

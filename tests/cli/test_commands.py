@@ -34,7 +34,7 @@ def test_create_makes_the_cluster_and_the_kubeconfig_and_prints_the_cluster(run:
     result = run(*CREATE)
     assert result.code == 0
     assert provider.clusters["demo"].state is ClusterState.RUNNING
-    assert "State:      RUNNING" in result.out
+    assert [line.split()[:3] for line in result.out.splitlines()] == [["NAME", "PROVIDER", "STATE"], ["demo", "local", "RUNNING"]]
     assert "[2/2] Start it: done" in result.err
     assert "provisioner-demo" in (home / ".kube" / "config").read_text()
 

@@ -185,7 +185,7 @@ class Creation:
 
     def _acquire(self, deadline: Deadline, progress: Progress) -> None:
         self._binaries = binaries.ensure(self._spec.kubernetes_version, self._bin_dir, deadline, progress)
-        progress(f"programs from: {self._binaries.source}")
+        progress(self._binaries.source)
 
     def _build_images(self, deadline: Deadline, progress: Progress) -> None:
         self._images = images.ensure_images(_made(self._binaries, "acquire-binaries"), deadline, progress)
