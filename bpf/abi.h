@@ -137,8 +137,11 @@ struct conntrack_row {
 	__be16 masquerade_port; /* 0: the flow is not masqueraded */
 	__be16 translated_port;
 	__u16 padding;
-	__u32 service_id; /* of CT_SERVICE_ROW and CT_TRANSLATED */
+	__u32 service_id; /* CT_TRANSLATED: the service's; CT_SERVICE_ROW: the backend's */
 	struct address translated_address;
+	/* Host end of a local pod that was seen to send as this end: spares its packets the look at endpoints. */
+	__u32 a_ifindex;
+	__u32 b_ifindex;
 };
 
 /* masquerade: struct flow_key -> the pod behind it */

@@ -87,7 +87,7 @@ call_apart verdict masquerade_forwarded(struct __sk_buff *skb, struct packet *p)
 	conntrack_begin(p, &f, &fresh);
 	v = masquerade_begin(p, f.now, &fresh);
 	if (!v)
-		v = conntrack_add(&f.key, &fresh);
+		v = conntrack_add(&f, &fresh);
 	return v || !fresh.masquerade_port ? v : masquerade_source(skb, p, fresh.masquerade_port, 0);
 }
 

@@ -82,10 +82,14 @@ inline_always verdict forward(struct __sk_buff *skb, struct packet *p, const str
 	return send_outside(skb, p, masquerade_port, refresh);
 }
 
-/* The first packet of a flow that a pod begins (`choice` 0), or one to a frontend (`choice` its CT_SERVICE_ROW, or 0). */
-verified_apart verdict begin_from_pod(struct __sk_buff *skb, struct packet *p, struct conntrack_row *choice, __u32 now)
+/*
+ * The first packet of a flow that a pod begins (`choice` 0, `over` as in struct flow), or one to a frontend (`choice` its
+ * CT_SERVICE_ROW, or 0).
+ */
+verified_apart verdict begin_from_pod(struct __sk_buff *skb, struct packet *p, struct conntrack_row *choice, struct conntrack_row *over,
+				      __u32 now)
 {
-	struct flow f = { .forward = 1, .now = now };
+	struct flow f = { .forward = 1, .now = now, .over = over };
 	struct conntrack_row fresh = {};
 	struct route *route;
 	__be16 port = 0;
@@ -118,7 +122,8 @@ verified_apart verdict begin_from_pod(struct __sk_buff *skb, struct packet *p, s
 				return v;
 			port = fresh.masquerade_port;
 		}
-		v = conntrack_add(&f.key, &fresh);
+		set_source_ifindex(&f, &fresh, skb->ifindex);
+		v = conntrack_add(&f, &fresh);
 		if (v)
 			return v;
 	}
@@ -128,6 +133,7 @@ verified_apart verdict begin_from_pod(struct __sk_buff *skb, struct packet *p, s
 verified_apart verdict forward_error(struct __sk_buff *skb, struct packet *p)
 {
 	struct route *route;
+	int masqueraded;
 	verdict v;
 
 	if (!p)
@@ -138,15 +144,22 @@ verified_apart verdict forward_error(struct __sk_buff *skb, struct packet *p)
 	if (address_is_for_host_stack(&p->destination, p->ipv4))
 		return TC_ACT_OK;
 	route = route_to(&p->destination);
+	masqueraded = address_is_node(&p->source, p->ipv4);
 	/* Unrelated to any flow, it would leave under an address that the outside does not know. */
-	if (wants_masquerade(route_kind(route)) && !address_is_node(&p->source, p->ipv4))
+	if (!route && configured(CONFIG_MASQUERADE) && !masqueraded)
 		return dropped(DROP_UNSUPPORTED_PROTOCOL);
-	return forward(skb, p, route, route_kind(route) == ROUTE_NODE, 0, 0);
+	return forward(skb, p, route, !masqueraded, 0, 0);
+}
+
+call_apart int owns_source(const struct __sk_buff *skb, const struct packet *p)
+{
+	struct endpoint *from = bpf_map_lookup_elem(&endpoints, &p->source);
+
+	return from && from->ifindex == skb->ifindex;
 }
 
 inline_always verdict handle_from_pod(struct __sk_buff *skb)
 {
-	struct endpoint *from;
 	struct packet p;
 	struct flow f;
 	int refresh, by_tunnel = 0;
@@ -158,17 +171,27 @@ inline_always verdict handle_from_pod(struct __sk_buff *skb)
 			return v;
 		return skb->protocol == bpf_htons(ETH_P_ARP) ? TC_ACT_OK : dropped(DROP_UNSUPPORTED_LAYER2);
 	}
-	from = bpf_map_lookup_elem(&endpoints, &p.source);
-	if (unlikely(!from || from->ifindex != skb->ifindex))
-		return p.kind == PACKET_NEIGHBOUR ? TC_ACT_OK : dropped(DROP_SPOOFED_SOURCE);
-	if (unlikely(p.kind != PACKET_PLAIN))
-		return p.kind == PACKET_NEIGHBOUR ? TC_ACT_OK : forward_error(skb, &p);
-	v = complete_ports(&p);
-	if (unlikely(v))
-		return v;
+	if (unlikely(p.kind == PACKET_NEIGHBOUR))
+		return TC_ACT_OK;
+	if (unlikely(p.kind != PACKET_PLAIN || p.fragment != FRAGMENT_NONE)) {
+		/* Before anything is remembered of it. */
+		if (!owns_source(skb, &p))
+			return dropped(DROP_SPOOFED_SOURCE);
+		if (p.kind == PACKET_ICMP_ERROR)
+			return forward_error(skb, &p);
+		v = follow_fragment(&p);
+		if (v)
+			return v;
+	}
 	conntrack_find(&p, &f);
+	if (unlikely(!f.row || source_ifindex(&f) != skb->ifindex)) {
+		if (!owns_source(skb, &p))
+			return dropped(DROP_SPOOFED_SOURCE);
+		if (f.row)
+			set_source_ifindex(&f, f.row, skb->ifindex);
+	}
 	if (unlikely(!f.row || f.row->flags & CT_SERVICE_ROW))
-		return begin_from_pod(skb, &p, f.row, f.now);
+		return begin_from_pod(skb, &p, f.row, f.over, f.now);
 	refresh = f.row->last_seen != f.now;
 	conntrack_follow(&p, &f);
 	if (f.forward) {
@@ -180,6 +203,12 @@ inline_always verdict handle_from_pod(struct __sk_buff *skb)
 			if (v)
 				return v;
 		}
+	}
+	if (destination_ifindex(&f)) {
+		struct endpoint *to = bpf_map_lookup_elem(&endpoints, &p.destination);
+
+		if (likely(to))
+			return deliver(skb, to);
 	}
 	return forward(skb, &p, route_to(&p.destination), by_tunnel, port, refresh);
 }

@@ -193,7 +193,7 @@ class ConntrackFlag(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class ConntrackRow:
-    """`last_seen` is in seconds of CLOCK_MONOTONIC."""
+    """`last_seen` is in seconds of CLOCK_MONOTONIC; an interface index is that of a local pod's host end, if it has sent."""
 
     last_seen: int
     state: ConntrackState
@@ -202,6 +202,8 @@ class ConntrackRow:
     translated_address: IPAddress | None
     translated_port: int
     service_id: int
+    a_ifindex: int = 0
+    b_ifindex: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,7 +357,8 @@ def _unpack_flow(data: bytes) -> FlowKey:
 
 def _pack_conntrack(r: ConntrackRow) -> bytes:
     head = struct.pack("=IBB", r.last_seen, r.state, r.flags) + _port(r.masquerade_port) + _port(r.translated_port)
-    return head + struct.pack("=HI", 0, r.service_id) + _pack_optional(r.translated_address)
+    tail = struct.pack("=II", r.a_ifindex, r.b_ifindex)
+    return head + struct.pack("=HI", 0, r.service_id) + _pack_optional(r.translated_address) + tail
 
 
 def _unpack_conntrack(data: bytes) -> ConntrackRow:
@@ -369,6 +372,7 @@ def _unpack_conntrack(data: bytes) -> ConntrackRow:
         _unpack_optional(data[16:32]),
         _unport(data[8:10]),
         service_id,
+        *struct.unpack("=II", data[32:40]),
     )
 
 
@@ -413,7 +417,7 @@ SLOT_KEY: Codec[SlotKey] = Codec(
 BACKEND_ID: Codec[int] = Codec("", 4, _pack_u32, _unpack_u32)
 BACKEND: Codec[Backend] = Codec("backend", 24, _pack_backend, _unpack_backend)
 FLOW_KEY: Codec[FlowKey] = Codec("flow_key", 40, _pack_flow, _unpack_flow)
-CONNTRACK_ROW: Codec[ConntrackRow] = Codec("conntrack_row", 32, _pack_conntrack, _unpack_conntrack)
+CONNTRACK_ROW: Codec[ConntrackRow] = Codec("conntrack_row", 40, _pack_conntrack, _unpack_conntrack)
 MASQUERADE_ROW: Codec[MasqueradeRow] = Codec("masquerade_row", 24, _pack_masquerade, _unpack_masquerade)
 FRAGMENT_KEY: Codec[FragmentKey] = Codec("fragment_key", 40, _pack_fragment_key, _unpack_fragment_key)
 FRAGMENT_ROW: Codec[FragmentRow] = Codec(

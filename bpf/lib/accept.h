@@ -21,7 +21,7 @@ inline_always verdict accept_for_pod(struct __sk_buff *skb, struct packet *p, __
 
 		conntrack_begin(p, &f, &fresh);
 		fresh.flags |= flags;
-		return conntrack_add(&f.key, &fresh);
+		return conntrack_add(&f, &fresh);
 	}
 	conntrack_follow(p, &f);
 	if (unlikely(!f.forward && f.row->flags & CT_TRANSLATED))

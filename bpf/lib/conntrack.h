@@ -24,6 +24,7 @@
 struct flow {
 	struct flow_key key;
 	struct conntrack_row *row; /* 0: a new flow */
+	struct conntrack_row *over; /* that of a flow which is over, to be written anew: cheaper than a replacement */
 	__u32 now;
 	__u8 source_is_a;
 	__u8 forward; /* from the end that began; of a new flow always */
@@ -66,6 +67,13 @@ inline_always int starts_connection(const struct packet *p)
 	return p->protocol == IPPROTO_TCP && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
+/* Silent for too long, or its ports are used again after the connection was closed, by whichever end. */
+inline_always int conntrack_is_over(const struct conntrack_row *row, const struct packet *p, __u32 now)
+{
+	return conntrack_expired(row, p->protocol, now) ||
+	       (unlikely(starts_connection(p)) && row->state >= CT_STATE_HALF_CLOSED && !(row->flags & CT_SERVICE_ROW));
+}
+
 /* The key of two ends; whether the first given became `a`. */
 inline_always int order_ends(struct flow_key *key, const struct address *first, __be16 first_port, const struct address *second,
 			     __be16 second_port, __u8 protocol)
@@ -104,18 +112,14 @@ inline_always void conntrack_find(const struct packet *p, struct flow *f)
 	f->source_is_a = order_ends(&f->key, &p->source, p->source_port, &p->destination, p->destination_port, p->protocol);
 	f->forward = 1;
 	f->now = seconds_now();
+	f->over = 0;
 	row = bpf_map_lookup_elem(&conntrack, &f->key);
-	if (row) {
-		if (unlikely(conntrack_expired(row, p->protocol, f->now)))
-			row = 0;
-		else
-			f->forward = f->source_is_a == !(row->flags & CT_INITIATOR_B);
-	}
-	/* A port used again after its connection was closed. Which end asks does not matter: the row is over. */
-	if (row && unlikely(starts_connection(p)) && row->state >= CT_STATE_HALF_CLOSED && !(row->flags & CT_SERVICE_ROW)) {
+	if (row && unlikely(conntrack_is_over(row, p, f->now))) {
+		f->over = row;
 		row = 0;
-		f->forward = 1;
 	}
+	if (row)
+		f->forward = f->source_is_a == !(row->flags & CT_INITIATOR_B);
 	f->row = row;
 }
 
@@ -151,11 +155,36 @@ inline_always void conntrack_begin(const struct packet *p, const struct flow *f,
 	row->service_id = 0;
 	row->translated_address.halves[0] = 0;
 	row->translated_address.halves[1] = 0;
+	row->a_ifindex = 0;
+	row->b_ifindex = 0;
 }
 
-inline_always verdict conntrack_add(const struct flow_key *key, const struct conntrack_row *row)
+inline_always __u32 source_ifindex(const struct flow *f)
 {
-	return bpf_map_update_elem(&conntrack, key, row, BPF_ANY) ? dropped(DROP_CONNTRACK_FULL) : 0;
+	return f->source_is_a ? f->row->a_ifindex : f->row->b_ifindex;
+}
+
+inline_always __u32 destination_ifindex(const struct flow *f)
+{
+	return f->source_is_a ? f->row->b_ifindex : f->row->a_ifindex;
+}
+
+inline_always void set_source_ifindex(const struct flow *f, struct conntrack_row *row, __u32 ifindex)
+{
+	if (f->source_is_a)
+		row->a_ifindex = ifindex;
+	else
+		row->b_ifindex = ifindex;
+}
+
+/* The row of a new flow. */
+inline_always verdict conntrack_add(const struct flow *f, const struct conntrack_row *row)
+{
+	if (f->over) {
+		*f->over = *row;
+		return 0;
+	}
+	return bpf_map_update_elem(&conntrack, &f->key, row, BPF_ANY) ? dropped(DROP_CONNTRACK_FULL) : 0;
 }
 
 #endif

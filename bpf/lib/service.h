@@ -44,10 +44,12 @@ inline_always void find_flow_to(const struct packet *p, struct flow *f, const st
 	source_towards(&source, p, backend);
 	f->source_is_a = order_ends(&f->key, &source, p->source_port, backend, port, p->protocol);
 	f->forward = 1;
+	f->over = 0;
 	f->row = bpf_map_lookup_elem(&conntrack, &f->key);
-	if (f->row && (conntrack_expired(f->row, p->protocol, f->now) ||
-		       (starts_connection(p) && f->row->state >= CT_STATE_HALF_CLOSED)))
+	if (f->row && conntrack_is_over(f->row, p, f->now)) {
+		f->over = f->row;
 		f->row = 0;
+	}
 }
 
 /* Whether that end is `b` of the flow's key. */
@@ -106,7 +108,7 @@ call_apart verdict choose_backend(const struct packet *p, struct flow *f, struct
 				row->service_id = *id;
 				row->translated_address = backend->address;
 				row->translated_port = backend->port;
-				v = conntrack_add(&to_frontend, row);
+				v = bpf_map_update_elem(&conntrack, &to_frontend, row, BPF_ANY) ? dropped(DROP_CONNTRACK_FULL) : 0;
 				row->service_id = service_id;
 				f->source_is_a = flow_ends_at(f, &row->translated_address, row->translated_port);
 				return v;
