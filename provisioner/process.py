@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TextIO
 
 from provisioner import errors
@@ -117,3 +118,24 @@ class Speaker:
 
 
 say = Speaker()
+
+
+def run_command(work: Callable[[], int]) -> int:
+    """The exit code of a module command. An error is said with its remedy; SIGTERM and a lost terminal end the tools that run, as
+    Ctrl-C does: they have sessions of their own and would go on.
+    """
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
+            signal.signal(number, interrupt)
+    try:
+        return work()
+    except errors.ProvisionerError as error:
+        say(f"error: {error.message}\n  {error.remedy}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        say("interrupted; run again, it continues")
+        return errors.Interrupted.exit_code

@@ -6,9 +6,8 @@ import argparse
 import json
 import sys
 
-from provisioner import errors
 from provisioner.binaries import DEFAULT_VERSION, ensure
-from provisioner.process import Unlimited, say
+from provisioner.process import Unlimited, run_command, say
 
 
 def main() -> int:
@@ -16,11 +15,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print an object: directory, source, version")
     parser.add_argument("version", nargs="?", default=DEFAULT_VERSION)
     options = parser.parse_args()
-    try:
-        found = ensure(options.version, None, Unlimited(), say)
-    except errors.ProvisionerError as error:
-        say(f"error: {error.message}\n{error.remedy}")
-        return error.exit_code
+    found = ensure(options.version, None, Unlimited(), say)
     say(f"Kubernetes programs: {found.source}")
     if options.json:
         sys.stdout.write(json.dumps({"directory": str(found.directory), "source": found.source, "version": found.version}) + "\n")
@@ -30,4 +25,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_command(main))

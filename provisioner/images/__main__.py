@@ -8,10 +8,9 @@ import json
 import sys
 from typing import Any
 
-from provisioner import errors
 from provisioner.binaries import DEFAULT_VERSION, ensure
 from provisioner.images import Image, ensure_images, ensure_toolbox
-from provisioner.process import Unlimited, say
+from provisioner.process import Unlimited, run_command, say
 
 
 def main() -> int:
@@ -19,13 +18,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print an object: image -> name, archive, unpacked_bytes")
     parser.add_argument("--kubernetes-version", default=DEFAULT_VERSION)
     options = parser.parse_args()
-    try:
-        programs = ensure(options.kubernetes_version, None, Unlimited(), say)
-        images = ensure_images(programs, Unlimited(), say)
-        toolbox = ensure_toolbox(programs, Unlimited(), say)
-    except errors.ProvisionerError as error:
-        say(f"error: {error.message}\n{error.remedy}")
-        return error.exit_code
+    programs = ensure(options.kubernetes_version, None, Unlimited(), say)
+    images = ensure_images(programs, Unlimited(), say)
+    toolbox = ensure_toolbox(programs, Unlimited(), say)
     rows = {field.name: describe(getattr(images, field.name)) for field in dataclasses.fields(images)} | {"toolbox": describe(toolbox)}
     if options.json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
@@ -41,4 +36,4 @@ def describe(image: Image) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_command(main))

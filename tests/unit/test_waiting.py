@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -53,3 +57,29 @@ def test_a_build_says_what_it_has_done_since_it_began(tmp_path: Path) -> None:
         assert build._done_so_far(log, before) == "2 modules fetched"
         stream.write(b"internal/abi\nk8s.io/api\nk8s.io/half")
     assert build._done_so_far(log, before) == "3 packages compiled"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_terminated_command_takes_its_tool_with_it(tmp_path: Path, number: signal.Signals) -> None:
+    script = """
+import signal, sys
+from pathlib import Path
+from provisioner import process
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def work():
+    process.run_logged(["sh", "-c", "echo $$; exec sleep 60"], log=Path(sys.argv[1]), doing="x", deadline=process.Unlimited())
+    return 0
+sys.exit(process.run_command(work))
+"""
+    log = tmp_path / "log"
+    with subprocess.Popen([sys.executable, "-c", script, str(log)], stderr=subprocess.PIPE, text=True) as command:
+        until = time.monotonic() + 20
+        while (not log.exists() or len(log.read_text().splitlines()) < 2) and time.monotonic() < until:
+            time.sleep(0.02)
+        tool = Path("/proc", log.read_text().splitlines()[1])
+        assert tool.exists()
+        command.send_signal(number)
+        _, said = command.communicate(timeout=20)
+    assert command.returncode == 130
+    assert said == "interrupted; run again, it continues\n"
+    assert not tool.exists()
