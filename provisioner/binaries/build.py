@@ -39,7 +39,7 @@ def build_part(part: Part, go: Go, target: Path, log: Path, deadline: Deadline, 
         before = log.stat().st_size if log.exists() else 0
 
         def beat(seconds: float, doing: str = doing, before: int = before) -> None:
-            progress(f"{doing}: {process.duration(seconds)}, {_done_so_far(log, before)}")
+            progress(f"{doing}: {process.duration(seconds)}{_done_so_far(log, before)}")
 
         process.run_logged(argv, log=log, doing=doing, deadline=deadline, cwd=module, env=env, beat=beat)
     shutil.rmtree(module)
@@ -52,7 +52,9 @@ def _done_so_far(log: Path, before: int) -> str:
         lines = stream.read().splitlines()
     fetched = sum(line.startswith(b"go: downloading ") for line in lines)
     compiled = sum(not line.startswith((b"go: ", b"$ ", b"#")) for line in lines)
-    return f"{compiled} packages compiled" if compiled else f"{fetched} modules fetched"
+    if compiled:
+        return f", {compiled} packages compiled"
+    return f", {fetched} modules fetched" if fetched else ""  # nothing at all: it links what was compiled before
 
 
 def _link_flags(part: Part) -> str:

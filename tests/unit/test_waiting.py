@@ -51,12 +51,13 @@ def test_a_build_says_what_it_has_done_since_it_began(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(b"$ go build earlier\nruntime\n")
     before = log.stat().st_size
+    assert build._done_so_far(log, before) == ""
     with log.open("ab") as stream:
         stream.write(b"$ go build\ngo: downloading a v1\ngo: downloading b v1\n")
         stream.flush()
-        assert build._done_so_far(log, before) == "2 modules fetched"
+        assert build._done_so_far(log, before) == ", 2 modules fetched"
         stream.write(b"internal/abi\nk8s.io/api\nk8s.io/half")
-    assert build._done_so_far(log, before) == "3 packages compiled"
+    assert build._done_so_far(log, before) == ", 3 packages compiled"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
