@@ -16,7 +16,8 @@ def main() -> int:
     parser.add_argument("version", nargs="?", default=DEFAULT_VERSION)
     options = parser.parse_args()
     found = ensure(options.version, None, Unlimited(), say)
-    say(f"Kubernetes programs: {found.source}")
+    if found.source == "cache":  # otherwise it was said when they came
+        say(f"programs of Kubernetes {found.version}: cache")
     if options.json:
         sys.stdout.write(json.dumps({"directory": str(found.directory), "source": found.source, "version": found.version}) + "\n")
     else:
