@@ -70,6 +70,8 @@ struct route {
 	struct address next_hop; /* all zero where the kind has none */
 };
 
+/* route_generation: one __u32 that changes with every change of routes, after it */
+
 /* frontends */
 struct frontend_key {
 	struct address address;
@@ -128,17 +130,21 @@ enum conntrack_flag {
 	CT_FIN_A = 1 << 4, /* a FIN of a was seen */
 	CT_FIN_B = 1 << 5,
 	CT_HAIRPIN = 1 << 6, /* a pod to itself through a service: its source was replaced */
+	CT_NEXT_HOP = 1 << 7, /* not with CT_TRANSLATED: next_hop holds what routes said in next_hop_generation */
 };
 
 struct conntrack_row {
-	__u32 last_seen; /* CLOCK_MONOTONIC in seconds; written about once a second at most */
+	__u32 last_seen; /* CLOCK_MONOTONIC in units of 2^30 ns, about a second; written once in that time at most */
 	__u8 state; /* enum conntrack_state */
 	__u8 flags; /* enum conntrack_flag */
 	__be16 masquerade_port; /* 0: the flow is not masqueraded */
 	__be16 translated_port;
-	__u16 padding;
+	__u16 next_hop_generation;
 	__u32 service_id; /* CT_TRANSLATED: the service's; CT_SERVICE_ROW: the backend's */
-	struct address translated_address;
+	union {
+		struct address translated_address;
+		struct address next_hop;
+	};
 	/* Host end of a local pod that was seen to send as this end: spares its packets the look at endpoints. */
 	__u32 a_ifindex;
 	__u32 b_ifindex;

@@ -11,6 +11,37 @@
 #include "lib/route.h"
 #include "lib/service.h"
 
+inline_always verdict to_next_hop(struct __sk_buff *skb, const struct packet *p, const struct address *next_hop)
+{
+	return configured(CONFIG_VXLAN) ? to_tunnel(skb, p, next_hop) : to_neighbour(skb, p, next_hop);
+}
+
+inline_always __u16 route_generation_now(void)
+{
+	__u32 zero = 0, *generation = bpf_map_lookup_elem(&route_generation, &zero);
+
+	return generation ? *generation : 0;
+}
+
+/* Whether the flow's row says where its remote end is: a walk through a prefix trie is dearer than all else here. */
+inline_always int knows_next_hop(const struct conntrack_row *row)
+{
+	return row->flags & CT_NEXT_HOP && row->next_hop_generation == route_generation_now();
+}
+
+call_apart struct route *route_and_remember(const struct packet *p, struct conntrack_row *row)
+{
+	__u16 generation = route_generation_now(); /* before the route it vouches for */
+	struct route *route = route_to(&p->destination);
+
+	if (route && route->kind == ROUTE_REMOTE_PODS && !(row->flags & CT_TRANSLATED)) {
+		row->next_hop = route->next_hop;
+		row->next_hop_generation = generation;
+		row->flags |= CT_NEXT_HOP;
+	}
+	return route;
+}
+
 inline_always __u32 route_kind(const struct route *route)
 {
 	return route ? route->kind : 0;
@@ -54,9 +85,7 @@ inline_always verdict forward(struct __sk_buff *skb, struct packet *p, const str
 	case ROUTE_REMOTE_PODS:
 		if (unlikely(too_long(skb, p)))
 			return TC_ACT_OK;
-		if (configured(CONFIG_VXLAN))
-			return to_tunnel(skb, p, &route->next_hop);
-		return to_neighbour(skb, p, &route->next_hop);
+		return to_next_hop(skb, p, &route->next_hop);
 	case ROUTE_LOCAL_PODS: {
 		struct endpoint *to = bpf_map_lookup_elem(&endpoints, &p->destination);
 
@@ -210,7 +239,9 @@ inline_always verdict handle_from_pod(struct __sk_buff *skb)
 		if (likely(to))
 			return deliver(skb, to);
 	}
-	return forward(skb, &p, route_to(&p.destination), by_tunnel, port, refresh);
+	if (likely(knows_next_hop(f.row)))
+		return unlikely(too_long(skb, &p)) ? TC_ACT_OK : to_next_hop(skb, &p, &f.row->next_hop);
+	return forward(skb, &p, route_and_remember(&p, f.row), by_tunnel, port, refresh);
 }
 
 SEC("tc")

@@ -189,11 +189,13 @@ class ConntrackFlag(IntFlag):
     FIN_A = 16
     FIN_B = 32
     HAIRPIN = 64
+    NEXT_HOP = 128
 
 
 @dataclass(frozen=True, slots=True)
 class ConntrackRow:
-    """`last_seen` is in seconds of CLOCK_MONOTONIC; an interface index is that of a local pod's host end, if it has sent."""
+    """`last_seen` is as `clock()`; an interface index is that of a local pod's host end, if it has sent. `translated_address` is the
+    next hop where the flags say NEXT_HOP."""
 
     last_seen: int
     state: ConntrackState
@@ -204,6 +206,7 @@ class ConntrackRow:
     service_id: int
     a_ifindex: int = 0
     b_ifindex: int = 0
+    next_hop_generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,15 +358,21 @@ def _unpack_flow(data: bytes) -> FlowKey:
     return FlowKey(unpack_address(data[:16]), _unport(data[32:34]), unpack_address(data[16:32]), _unport(data[34:36]), data[36])
 
 
+def clock(nanoseconds: int) -> int:
+    """CLOCK_MONOTONIC in the unit of `last_seen`, a little more than a second."""
+    return nanoseconds >> 30
+
+
 def _pack_conntrack(r: ConntrackRow) -> bytes:
     head = struct.pack("=IBB", r.last_seen, r.state, r.flags) + _port(r.masquerade_port) + _port(r.translated_port)
     tail = struct.pack("=II", r.a_ifindex, r.b_ifindex)
-    return head + struct.pack("=HI", 0, r.service_id) + _pack_optional(r.translated_address) + tail
+    return head + struct.pack("=HI", r.next_hop_generation, r.service_id) + _pack_optional(r.translated_address) + tail
 
 
 def _unpack_conntrack(data: bytes) -> ConntrackRow:
     last_seen, state, flags = struct.unpack("=IBB", data[:6])
-    (service_id,) = struct.unpack("=I", data[12:16])
+    generation, service_id = struct.unpack("=HI", data[10:16])
+    a_ifindex, b_ifindex = struct.unpack("=II", data[32:40])
     return ConntrackRow(
         last_seen,
         ConntrackState(state),
@@ -372,7 +381,9 @@ def _unpack_conntrack(data: bytes) -> ConntrackRow:
         _unpack_optional(data[16:32]),
         _unport(data[8:10]),
         service_id,
-        *struct.unpack("=II", data[32:40]),
+        a_ifindex,
+        b_ifindex,
+        generation,
     )
 
 

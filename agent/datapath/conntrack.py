@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterable
 
-from agent.datapath.abi import ConntrackFlag, ConntrackRow, ConntrackState, FlowKey, IPAddress, MasqueradeRow, pack_address
+from agent.datapath.abi import ConntrackFlag, ConntrackRow, ConntrackState, FlowKey, IPAddress, MasqueradeRow, clock, pack_address
 from agent.datapath.maps import Table
 
 _TCP, _UDP = 6, 17
@@ -37,8 +37,8 @@ def _expired(key: bytes, value: bytes, now: int) -> bool:
 
 
 def collect(conntrack: Table[FlowKey, ConntrackRow], masquerade: Table[FlowKey, MasqueradeRow], now: int | None = None) -> int:
-    """Remove what has expired, as of `now` (seconds of CLOCK_MONOTONIC); how many rows went."""
-    now = int(time.monotonic()) if now is None else now
+    """Remove what has expired, as of `now` (see `abi.clock`); how many rows went."""
+    now = clock(time.monotonic_ns()) if now is None else now
     live: dict[bytes, bytes] = {}  # flow -> the port it is masqueraded with
     choices: list[tuple[bytes, bytes, bytes]] = []
     dead: list[bytes] = []

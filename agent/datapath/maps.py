@@ -6,6 +6,7 @@ Every method is one system call or, for many rows, one a chunk. Nothing is cache
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -66,7 +67,7 @@ class Table(Generic[K, V]):
 
     def delete_many(self, keys: Iterable[K]) -> int:
         """As `delete` for each; how many there were."""
-        return sum(self._delete_chunk([self._key.pack(k) for k in chunk]) for chunk in _chunks(keys))
+        return self.raw_delete([self._key.pack(key) for key in keys])
 
     def clear(self) -> int:
         """Delete every row; how many there were."""
@@ -122,6 +123,44 @@ class Table(Generic[K, V]):
             deleted += done
             rest = rest[done + 1 :]  # the one after the last that was deleted is missing
         return deleted
+
+
+class RouteTable(Table[K, V]):
+    """The routes, with the generation by which the programs know whether a next hop that they remember is still right."""
+
+    def __init__(self, name: str, fd: int, key: Codec[K], value: Codec[V], generation_fd: int) -> None:
+        super().__init__(name, fd, key, value)
+        self._generation_fd = generation_fd
+
+    def put(self, key: K, value: V) -> None:
+        """As `Table.put`."""
+        super().put(key, value)
+        self._advance()
+
+    def delete(self, key: K) -> bool:
+        """As `Table.delete`."""
+        deleted = super().delete(key)
+        self._advance()
+        return deleted
+
+    def put_many(self, rows: Mapping[K, V] | Iterable[tuple[K, V]]) -> None:
+        """As `Table.put_many`."""
+        try:
+            super().put_many(rows)
+        finally:
+            self._advance()
+
+    def raw_delete(self, keys: Iterable[bytes]) -> int:
+        """As `Table.raw_delete`, which the other deletions use."""
+        try:
+            return super().raw_delete(keys)
+        finally:
+            self._advance()
+
+    def _advance(self) -> None:
+        """After the change: who remembered the old row before it did so under the old generation."""
+        now = int.from_bytes(syscalls.map_lookup(self._generation_fd, bytes(4), 4) or bytes(4), sys.byteorder)
+        syscalls.map_update(self._generation_fd, bytes(4), ((now + 1) & 0xFFFFFFFF).to_bytes(4, sys.byteorder))
 
 
 class PerCpuTable(Generic[K, V]):

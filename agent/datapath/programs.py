@@ -33,7 +33,7 @@ from agent.datapath.abi import (
 from agent.datapath.attach import POD_PREFIX, Attacher, ClsactAttacher, Pair, TcxAttacher
 from agent.datapath.errors import DatapathError
 from agent.datapath.libbpf import LoadedObject, load
-from agent.datapath.maps import PerCpuTable, Table
+from agent.datapath.maps import PerCpuTable, RouteTable, Table
 from agent.datapath.probe import probe
 
 
@@ -115,7 +115,7 @@ class Datapath:
         self._device_attacher, self._pod_attacher = attachers
         maps = {name: fd for loaded_object in loaded.values() for name, fd in loaded_object.maps.items()}
         self.endpoints: Table[IPAddress, Endpoint] = _table("endpoints", maps)
-        self.routes: Table[IPNetwork, Route] = _table("routes", maps)
+        self.routes: Table[IPNetwork, Route] = RouteTable("routes", maps["routes"], *_CODECS["routes"], maps["route_generation"])
         self.frontends: Table[FrontendKey, Frontend] = _table("frontends", maps)
         self.backend_slots: Table[SlotKey, int] = _table("backend_slots", maps)
         self.backends: Table[int, Backend] = _table("backends", maps)

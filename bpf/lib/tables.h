@@ -20,6 +20,7 @@
 
 TABLE(endpoints, BPF_MAP_TYPE_HASH, struct address, struct endpoint, 4096, BPF_F_NO_PREALLOC);
 TABLE(routes, BPF_MAP_TYPE_LPM_TRIE, struct route_key, struct route, 16384, BPF_F_NO_PREALLOC);
+TABLE(route_generation, BPF_MAP_TYPE_ARRAY, __u32, __u32, 1, 0);
 TABLE(frontends, BPF_MAP_TYPE_HASH, struct frontend_key, struct frontend, 65536, BPF_F_NO_PREALLOC);
 TABLE(backend_slots, BPF_MAP_TYPE_HASH, struct slot_key, __u32, 262144, BPF_F_NO_PREALLOC);
 TABLE(backends, BPF_MAP_TYPE_HASH, __u32, struct backend, 131072, BPF_F_NO_PREALLOC);

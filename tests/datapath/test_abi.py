@@ -45,20 +45,22 @@ def test_the_configuration_has_the_size_of_its_structure(structs: dict[str, dict
     assert structs["datapath_config"]["size"] == len(record.pack())
 
 
-@pytest.mark.parametrize("name", ["datapath_config", *(codec.name for codec in CODECS)])
+@pytest.mark.parametrize("name", ["datapath_config", *(codec.name for codec in CODECS if codec.name != "address")])
 def test_a_structure_has_no_holes(structs: dict[str, dict[str, Any]], name: str) -> None:
     """A hole would be garbage in a key: every byte up to the end belongs to a member that begins where the last one ended."""
     header = (ROOT / "bpf/abi.h").read_text()
+    # Of a union of addresses one is enough.
+    header = re.sub(r"union \{\n\t\t(struct address )\w+;\n.*?\n\t\};", r"\1either;", header, flags=re.DOTALL)
     body = re.search(rf"struct {name} \{{(.*?)\n\}};", header, re.DOTALL)
     assert body is not None
-    sizes = {"__u8": 1, "__u16": 2, "__be16": 2, "__u32": 4, "__u64": 8, "struct address": 16, "union": 16}
+    sizes = {"__u8": 1, "__u16": 2, "__be16": 2, "__u32": 4, "__u64": 8, "struct address": 16}
     end = 0
-    members = re.findall(r"^\t(struct address|__\w+|union) ?\{?(?:.*?)(\w+)?(?:\[(\d+)\])?;", body.group(1), re.MULTILINE)
-    for member, (kind, _, count) in zip(structs[name]["members"], members, strict=False):
+    members = re.findall(r"^\t(struct address|__\w+) (?:.*?)(\w+)?(?:\[(\d+)\])?;", body.group(1), re.MULTILINE)
+    assert len(members) == len(structs[name]["members"])
+    for member, (kind, _, count) in zip(structs[name]["members"], members, strict=True):
         assert member["bits_offset"] == end * 8, member["name"]
         end += sizes[kind] * int(count or 1)
-    if name != "address":
-        assert end == structs[name]["size"]
+    assert end == structs[name]["size"]
 
 
 FIELDS = [

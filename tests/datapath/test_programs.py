@@ -37,6 +37,7 @@ from agent.datapath.abi import (
     MasqueradeRow,
     Route,
     RouteKind,
+    clock,
 )
 
 from .lab import (
@@ -49,6 +50,7 @@ from .lab import (
     POD_MAC,
     REDIRECT,
     REMOTE,
+    REMOTE_PODS,
     SHOT,
     VIP,
     A,
@@ -333,11 +335,62 @@ def test_an_established_flow_is_written_to_once_a_second_at_most(net: Lab) -> No
     key, row = only_row(net)
     net.datapath.conntrack.put(key, replace(row, last_seen=row.last_seen - 5))
     net.from_pod(segment(4, "A"))
-    assert int(time.monotonic()) - 1 <= rows(net)[key].last_seen <= int(time.monotonic())
-    future = replace(rows(net)[key], last_seen=int(time.monotonic()) + 100)
+    assert clock(time.monotonic_ns()) - 1 <= rows(net)[key].last_seen <= clock(time.monotonic_ns())
+    future = replace(rows(net)[key], last_seen=clock(time.monotonic_ns()) + 100)
     net.datapath.conntrack.put(key, future)
     net.from_pod(segment(4, "A"))
     assert rows(net)[key].state is ConntrackState.ESTABLISHED
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_known_flow_follows_its_route_when_that_changes(net: Lab, family: int) -> None:
+    """The next hop is remembered, and forgotten with the next change of any route."""
+    routes, prefix = net.datapath.routes, ip_network(REMOTE_PODS[family])
+    sent = ip(family, A[family], REMOTE[family]) / UDP(sport=4000, dport=53)
+    net.from_pod(sent)
+    net.from_pod(sent)
+    assert only_row(net)[1].translated_address == ip_address(OTHER_NODE[family])
+    before = routes.get(prefix)
+    assert before is not None
+    try:
+        routes.put(prefix, Route(RouteKind.REMOTE_PODS, ip_address(GATEWAY[family])))
+        assert net.from_pod(sent).verdict == REDIRECT
+        assert only_row(net)[1].translated_address == ip_address(GATEWAY[family])
+        routes.delete_many([prefix])
+        assert net.from_pod(sent).ip.src == A[family], "outside now, yet no masquerade in the middle of a flow"
+        routes.put(prefix, Route(RouteKind.THIS_NODE))
+        assert net.from_pod(sent).verdict == OK
+    finally:
+        routes.put_many({prefix: before})
+    assert net.from_pod(sent).verdict == REDIRECT
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_known_flow_does_not_open_the_way_for_another_pod(net: Lab, family: int) -> None:
+    """Established flows are spared the look at endpoints, not the check."""
+    sent = ip(family, A[family], B[family]) / UDP(sport=4000, dport=53)
+    for _ in range(3):
+        assert net.from_pod(sent).verdict == REDIRECT
+    with counted(net, DropReason.SPOOFED_SOURCE, DropDirection.FROM_POD, 2):
+        assert net.from_pod(sent, "b").verdict == SHOT
+        assert net.from_pod(ip(family, B[family], A[family]) / UDP(sport=53, dport=4000), "a").verdict == SHOT
+    assert net.from_pod(ip(family, B[family], A[family]) / UDP(sport=53, dport=4000), "b").verdict == REDIRECT
+    assert only_row(net)[1].state is ConntrackState.ESTABLISHED
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pod_that_is_gone_is_not_delivered_to_by_an_old_flow(net: Lab, family: int) -> None:
+    for source, target, pod in ((A, B, "a"), (B, A, "b"), (A, B, "a")):
+        assert net.from_pod(ip(family, source[family], target[family]) / UDP(sport=53, dport=53), pod).verdict == REDIRECT
+    address = ip_address(B[family])
+    gone = net.datapath.endpoints.get(address)
+    assert gone is not None
+    net.datapath.endpoints.delete(address)
+    try:
+        with counted(net, DropReason.NO_SUCH_POD, DropDirection.FROM_POD):
+            assert net.from_pod(ip(family, A[family], B[family]) / UDP(sport=53, dport=53)).verdict == SHOT
+    finally:
+        net.datapath.endpoints.put(address, gone)
 
 
 EXPIRIES = [
@@ -353,7 +406,7 @@ def test_an_expired_row_counts_as_missing(net: Lab, protocol: int, state: Conntr
     layer = TCP(sport=4000, dport=80, flags="A") if protocol == 6 else UDP(sport=4000, dport=80)
     net.from_pod(ip(4, A[4], B[4]) / layer)
     key, row = only_row(net)
-    now = int(time.monotonic())
+    now = clock(time.monotonic_ns())
     # As if the other end had begun it: a row that still counts keeps that, one that does not is begun anew.
     old = replace(row, state=state, flags=row.flags ^ ConntrackFlag.INITIATOR_B)
     net.datapath.conntrack.put(key, replace(old, last_seen=now - seconds + 3))
@@ -475,7 +528,7 @@ def test_a_port_is_taken_per_far_end_only(net: Lab) -> None:
 
 def test_ports_used_up_are_said_and_counted(net: Lab) -> None:
     far, key = ip_address(OUTSIDE[4]), ip_address(NODE[4])
-    now = int(time.monotonic())
+    now = clock(time.monotonic_ns())
     flow = ConntrackRow(now, ConntrackState.ESTABLISHED, ConntrackFlag(0), 0, None, 0, 0)
     other, alive = ip_address(B[4]), []
     for port in PORTS:
