@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -73,6 +74,25 @@ def test_exec_carries_standard_input_and_the_exit_status(cluster: Cluster, playg
     assert echoed == "through and back"
     command = [cluster.kubectl_path, "--kubeconfig", str(cluster.kubeconfig), "exec", "-n", playground, "b1", "--", "sh", "-c", "exit 7"]
     assert subprocess.run(command, capture_output=True, timeout=20, check=False).returncode == 7
+
+
+def test_files_are_copied_into_a_pod_and_out_of_it(cluster: Cluster, playground: str, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(bytes(range(256)) * 4096)
+    cluster.kubectl("cp", str(tmp_path / "in"), f"{playground}/b1:/tmp/copied")
+    cluster.kubectl("cp", f"{playground}/b1:/tmp/copied", str(tmp_path / "out"))
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "in").read_bytes()
+
+
+def test_attach_joins_a_running_container_with_its_standard_input(cluster: Cluster, playground: str) -> None:
+    cluster.kubectl(
+        "run", "listener", "-n", playground, "--image", cluster.toolbox, "--restart=Never", "--stdin", "--attach=false", "--command", "--",
+        "sh", "-c", "read line; echo heard $line; sleep 1",
+    )  # fmt: skip
+    try:
+        cluster.wait_ready(playground, "listener")
+        assert "heard a word" in cluster.kubectl("attach", "-i", "-n", playground, "listener", stdin="a word\n")
+    finally:
+        cluster.kubectl("delete", "pod", "-n", playground, "listener", "--wait=false")
 
 
 @pytest.mark.parametrize("pod", ["a1", "b1"])
