@@ -25,6 +25,7 @@ END
 
 say "1. A cluster: two nodes, pod network by anetd"
 show "${provisioner[@]}" create-cluster "$name" --dataplane-v2 --num-nodes 2 --kubeconfig "$kubeconfig"
+[ "$(id -u)" = 0 ] || "${as_root[@]}" chown "$(id -u):$(id -g)" "$kubeconfig"
 
 bin=$("$python" -m provisioner.binaries 2>/dev/null)
 kubectl() { "$bin/kubectl" --kubeconfig "$kubeconfig" "$@"; }
