@@ -29,6 +29,7 @@ _NO_DUPLICATE_DETECTION = 0x02  # IFA_F_NODAD: the address is usable at once; no
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 _MEMBER_LINK = "eth0"
 _IFF_UP = 1
+_LISTINGS = 50  # pods that come and go change links many times a second, a listing takes a millisecond
 _FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
 
 NO_NFT = "nft is not installed (package nftables)"
@@ -88,8 +89,18 @@ def in_network(path: str, function: Callable[[], T]) -> T:
     return results[0]
 
 
+def _whole(dump: Callable[[], Iterable[Any]]) -> list[Any]:
+    """What the kernel lists. A listing that something changed underneath is incomplete, and says so: then it is asked for again."""
+    from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
+
+    for _ in range(_LISTINGS - 1):
+        with contextlib.suppress(NetlinkDumpInterrupted):
+            return list(dump())
+    return list(dump())
+
+
 def _index(ipr: IPRoute, name: str) -> int | None:
-    found = ipr.link_lookup(ifname=name)
+    found = _whole(lambda: ipr.link_lookup(ifname=name))
     return int(found[0]) if found else None
 
 
@@ -122,7 +133,7 @@ def ensure_bridge(layout: Layout, addresses: Addresses) -> None:
             index = _existing_index(ipr, layout.bridge)
         _add_addresses(ipr, index, addresses.bridge, addresses.networks)
         ipr.link("set", index=index, state="up")
-        for link in ipr.get_links():  # somebody removed the bridge from under running members
+        for link in _whole(ipr.get_links):  # somebody removed the bridge from under running members
             if str(link.get_attr("IFLA_IFNAME")).startswith(f"{layout.link_stem}-") and link.get_attr("IFLA_MASTER") is None:
                 ipr.link("set", index=link["index"], master=index, state="up")
 
@@ -130,7 +141,7 @@ def ensure_bridge(layout: Layout, addresses: Addresses) -> None:
 def is_complete(layout: Layout) -> bool:
     """Whether the bridge is up, packets may pass, and the masquerade is there where it can be."""
     with netlink() as ipr:
-        up = any(link["flags"] & _IFF_UP for link in ipr.get_links() if link.get_attr("IFLA_IFNAME") == layout.bridge)
+        up = any(link["flags"] & _IFF_UP for link in _whole(ipr.get_links) if link.get_attr("IFLA_IFNAME") == layout.bridge)
     return up and IP_FORWARD.read_text().strip() == "1" and (nft() is None or _has_table(layout))
 
 
@@ -179,7 +190,7 @@ def routes_via(pid: int) -> set[tuple[str, str]]:
     def work() -> set[tuple[str, str]]:
         found = set()
         with netlink() as ipr:
-            for route in ipr.get_routes():
+            for route in _whole(ipr.get_routes):
                 destination, gateway = route.get_attr("RTA_DST"), route.get_attr("RTA_GATEWAY")
                 if destination and gateway:
                     found.add((f"{destination}/{route['dst_len']}", gateway))
@@ -198,7 +209,7 @@ def _delete_link(ipr: IPRoute, name: str) -> None:
 def links_of(layout: Layout) -> list[str]:
     """The host's links with the cluster's stem."""
     with netlink() as ipr:
-        names = [str(link.get_attr("IFLA_IFNAME")) for link in ipr.get_links()]
+        names = [str(link.get_attr("IFLA_IFNAME")) for link in _whole(ipr.get_links)]
     return sorted(name for name in names if name == layout.link_stem or name.startswith(f"{layout.link_stem}-"))
 
 
@@ -212,7 +223,7 @@ def remove_links(layout: Layout) -> None:
 def other_bridges(layout: Layout) -> list[str]:
     """The bridges of other clusters."""
     with netlink() as ipr:
-        names = [str(link.get_attr("IFLA_IFNAME")) for link in ipr.get_links()]
+        names = [str(link.get_attr("IFLA_IFNAME")) for link in _whole(ipr.get_links)]
     return [name for name in names if LINK_STEM.fullmatch(name) and name != layout.bridge]
 
 
@@ -220,13 +231,13 @@ def networks_in_use() -> list[tuple[Network, str]]:
     """(network, link) of the host's routes and addresses; default routes, link-local and multicast ones left out."""
     found: set[tuple[Network, str]] = set()
     with netlink() as ipr:
-        link_names = {link["index"]: str(link.get_attr("IFLA_IFNAME")) for link in ipr.get_links()}
-        for route in ipr.get_routes():
+        link_names = {link["index"]: str(link.get_attr("IFLA_IFNAME")) for link in _whole(ipr.get_links)}
+        for route in _whole(ipr.get_routes):
             destination = route.get_attr("RTA_DST")
             if destination:
                 network = ip_network(f"{destination}/{route['dst_len']}", strict=False)
                 found.add((network, link_names.get(route.get_attr("RTA_OIF"), "no link")))
-        for address in ipr.get_addr():
+        for address in _whole(ipr.get_addr):
             network = ip_interface(f"{address.get_attr('IFA_ADDRESS')}/{address['prefixlen']}").network
             found.add((network, link_names.get(address["index"], "no link")))
     return sorted(

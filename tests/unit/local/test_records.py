@@ -189,3 +189,17 @@ def test_someone_who_is_not_root_is_told_before_anything_else(monkeypatch: pytes
     with pytest.raises(errors.PermissionMissing) as failure:
         preflight.check(2, vxlan=False, state_root=Path("/"), run_root=Path("/"))
     assert "sudo" in failure.value.remedy
+
+
+def test_a_listing_that_changes_underneath_is_asked_for_again() -> None:
+    from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
+
+    answers = iter([NetlinkDumpInterrupted(), NetlinkDumpInterrupted(), ["eth0"]])
+
+    def dump() -> list[str]:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert networks._whole(dump) == ["eth0"]
