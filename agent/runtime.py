@@ -276,6 +276,7 @@ def _since_exec() -> float:
 def _keep_house(serving: Serving) -> None:
     try:
         serving.datapath.collect_garbage()
+        serving.datapath.settle()
         serving.pods.sweep()
     except (DatapathError, OSError) as error:
         log.warning("housekeeping failed; it is tried again in a minute", extra={"error": str(error)})

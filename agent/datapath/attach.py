@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,17 +67,13 @@ class TcxAttacher:
                 raise DatapathError(f"{slot}: attaching to the {direction} of {ifname} (index {ifindex}) failed: {error}") from error
 
     def detach(self, slot: str, ifname: str) -> None:  # noqa: ARG002 - the pin is named after the slot
+        # The pin holds the last reference: the kernel ends the link a little later, and nobody waits for that.
         for direction, _ in self._directions:
-            pin = self._pins / f"{slot}-{direction}"
-            fd = syscalls.obj_get(pin)
-            if fd is None:
-                continue
-            try:
-                # At once, or the program could not be attached again right away.
-                syscalls.link_detach(fd)
-            finally:
-                os.close(fd)
-            pin.unlink(missing_ok=True)
+            (self._pins / f"{slot}-{direction}").unlink(missing_ok=True)
+
+    def holds(self, slot: str, ifindex: int) -> bool:
+        """Whether both links of the slot are on that device."""
+        return all(self._ifindex_of(self._pins / f"{slot}-{direction}") == ifindex for direction, _ in self._directions)
 
     def slots(self) -> frozenset[str]:
         alive: dict[str, int] = {}
@@ -116,13 +113,35 @@ class TcxAttacher:
             finally:
                 os.close(fd)
             pin.unlink(missing_ok=True)
-        fd = syscalls.tcx_link_create(program, ifindex, attach)
+        fd = _create_link(program, ifindex, attach)
         try:
             syscalls.obj_pin(fd, pin)
         finally:
             os.close(fd)
 
+    @staticmethod
+    def _ifindex_of(pin: Path) -> int:
+        fd = syscalls.obj_get(pin)
+        if fd is None:
+            return 0
+        try:
+            return syscalls.tcx_link_info(fd).ifindex
+        finally:
+            os.close(fd)
 
+
+def _create_link(program: int, ifindex: int, attach: Attach) -> int:
+    for pause in _LINGERING:
+        try:
+            return syscalls.tcx_link_create(program, ifindex, attach)
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise
+            time.sleep(pause)  # a link of this program that was detached a moment ago has not ended yet
+    return syscalls.tcx_link_create(program, ifindex, attach)
+
+
+_LINGERING = (0.02, 0.04, 0.08, 0.16, 0.32)
 _RTM_NEWQDISC = 36
 _RTM_NEWTFILTER, _RTM_DELTFILTER, _RTM_GETTFILTER = 44, 45, 46
 _CLSACT_HANDLE, _CLSACT_PARENT = 0xFFFF0000, 0xFFFFFFF1
@@ -215,3 +234,47 @@ class ClsactAttacher:
             if name.startswith(_NAME_PREFIX):
                 return name.removeprefix(_NAME_PREFIX)
         return ""
+
+
+class SettlingAttacher:
+    """Filters at first, links later.
+
+    Attaching a link waits for an RCU grace period, some ten milliseconds under the kernel's routing lock, and a pod has two: while a
+    kubelet waits for its CNI ADD, a filter of a tenth of a millisecond is better. Packets pass a link a little faster: `settle` moves
+    programs there when nobody waits. For a moment both are attached; the link's program decides, and the filter's is not asked.
+    """
+
+    def __init__(self, links: TcxAttacher, filters: ClsactAttacher) -> None:
+        self._links = links
+        self._filters = filters
+
+    def attach(self, slot: str, ifname: str, ifindex: int, programs: Pair) -> None:
+        settled = self._links.holds(slot, ifindex)
+        (self._links if settled else self._filters).attach(slot, ifname, ifindex, programs)
+
+    def detach(self, slot: str, ifname: str) -> None:
+        self._filters.detach(slot, ifname)
+        self._links.detach(slot, ifname)
+
+    def slots(self) -> frozenset[str]:
+        return self._links.slots() | self._filters.slots()
+
+    def update(self, programs_of: Mapping[str, Pair]) -> None:
+        self._links.update(programs_of)
+        self._filters.update(programs_of)
+
+    def settle(self, programs_of: Mapping[str, Pair], at_most: int) -> int:
+        """Move some slots from filters to links; how many."""
+        moved = 0
+        for slot in sorted(self._filters.slots())[:at_most]:
+            ifname = slot.removeprefix(POD_PREFIX)
+            programs = _programs_for(slot, programs_of)
+            try:
+                ifindex = socket.if_nametoindex(ifname)
+            except OSError:
+                continue  # the pod is gone
+            if programs is not None:
+                self._links.attach(slot, ifname, ifindex, programs)
+                self._filters.detach(slot, ifname)
+                moved += 1
+        return moved

@@ -30,7 +30,7 @@ from agent.datapath.abi import (
     Route,
     SlotKey,
 )
-from agent.datapath.attach import POD_PREFIX, Attacher, ClsactAttacher, Pair, TcxAttacher
+from agent.datapath.attach import POD_PREFIX, Attacher, ClsactAttacher, Pair, SettlingAttacher, TcxAttacher
 from agent.datapath.errors import DatapathError
 from agent.datapath.libbpf import LoadedObject, load
 from agent.datapath.maps import PerCpuTable, RouteTable, Table
@@ -45,11 +45,7 @@ class RoutingMode(StrEnum):
 
 
 class AttachMode(StrEnum):
-    """AUTO: filters for pods, for the node's and the tunnel's device links where the kernel has them.
-
-    Attaching a link waits for an RCU grace period, some ten milliseconds under the kernel's routing lock, and a pod has two: with
-    links, that would be most of what a CNI ADD takes. A filter takes a tenth of a millisecond.
-    """
+    """AUTO: links where the kernel has them, pods' programs first as filters (see `SettlingAttacher`)."""
 
     AUTO = "auto"
     TCX = "tcx"
@@ -155,8 +151,10 @@ class Datapath:
             for loaded_object in loaded.values():
                 loaded_object.close()
             raise
-        pods_use_links = use_links and config.attach_mode is AttachMode.TCX
-        return cls(config, root, loaded, (links if use_links else filters, links if pods_use_links else filters))
+        if not use_links:
+            return cls(config, root, loaded, (filters, filters))
+        pods = links if config.attach_mode is AttachMode.TCX else SettlingAttacher(links, filters)
+        return cls(config, root, loaded, (links, pods))
 
     def attach_device(self) -> None:
         """Attach from_netdev and to_netdev to the node's device."""
@@ -193,6 +191,12 @@ class Datapath:
         """Remove expired rows of conntrack and what hangs on them; the number of rows removed. Call it about once a minute."""
         return conntrack.collect(self.conntrack, self.masquerade)
 
+    def settle(self, at_most: int = 8) -> int:
+        """Move some pods' programs from filters to links, when nobody waits for the routing lock; how many were moved."""
+        if not isinstance(self._pod_attacher, SettlingAttacher):
+            return 0
+        return self._pod_attacher.settle(_pairs(self._loaded), at_most)
+
     def close(self) -> None:
         """Close file descriptors; everything that is pinned goes on working."""
         for loaded_object in self._loaded.values():
@@ -214,7 +218,7 @@ class Datapath:
     def _leave_other_places(self, slot: str, attacher: Attacher) -> None:
         """Links of another layout, or links where filters are wanted now, would go before what was just attached."""
         for links in self._root.parent.glob("*/links"):
-            if links.parent != self._root or not isinstance(attacher, TcxAttacher):
+            if links.parent != self._root or isinstance(attacher, ClsactAttacher):
                 TcxAttacher(links).detach(slot, "")
 
 

@@ -7,11 +7,22 @@
 
 #define MAPPED_WORD bpf_htonl(0xffff)
 
+/* Half by half: a load of eight bytes that two stores of four have just written stalls. */
 inline_always void address_from_ipv4(struct address *to, __be32 ipv4)
 {
 	to->halves[0] = 0;
-	to->words[2] = MAPPED_WORD;
-	to->words[3] = ipv4;
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	to->halves[1] = (__u64)ipv4 << 32 | MAPPED_WORD;
+#else
+	to->halves[1] = (__u64)MAPPED_WORD << 32 | ipv4;
+#endif
+}
+
+/* From a packet, where nothing is aligned; the kernel allows that wherever the processor does. */
+inline_always void address_from_ipv6(struct address *to, const void *ipv6)
+{
+	to->halves[0] = ((const __u64 *)ipv6)[0];
+	to->halves[1] = ((const __u64 *)ipv6)[1];
 }
 
 inline_always int address_is_ipv4(const struct address *a)

@@ -241,8 +241,8 @@ inline_always verdict parse_ipv6(struct __sk_buff *skb, struct packet *p)
 
 	if (likely((void *)(ip + 1) <= end && (*(__u8 *)ip >> 4) == 6 &&
 		   (ip->nexthdr == IPPROTO_TCP || ip->nexthdr == IPPROTO_UDP))) {
-		__builtin_memcpy(&p->source, &ip->saddr, sizeof(p->source));
-		__builtin_memcpy(&p->destination, &ip->daddr, sizeof(p->destination));
+		address_from_ipv6(&p->source, &ip->saddr);
+		address_from_ipv6(&p->destination, &ip->daddr);
 		p->protocol = ip->nexthdr;
 		p->l4_offset = L3_OFFSET + sizeof(*ip);
 		v = parse_transport(skb, p, ip + 1, end);

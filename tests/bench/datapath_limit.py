@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -179,11 +180,14 @@ def load_ours(node: Node, device: int, pods: dict[Pod, int], bpffs: Path, mode: 
         for pod in pods:
             datapath.detach_pod(pod.host_end)
         datapath.detach_device()
+        time.sleep(0.1)  # links end a little after they are let go
 
     def attach() -> Callable[[], None]:
         for pod, index in pods.items():
             datapath.attach_pod(pod.host_end, index)
         datapath.attach_device()
+        while datapath.settle():
+            pass
         return detach
 
     return attach

@@ -182,6 +182,28 @@ def test_filters_are_adopted_too(opened: Opener) -> None:
     assert running_programs("dplab0") != before
 
 
+def test_pods_settle_on_links_and_stay_there(opened: Opener) -> None:
+    first = opened("auto")
+    for name in ("dplab0", "dplab1"):
+        first.attach_pod(name, index(name))
+    links = first._root / "links"
+    assert (list(links.iterdir()), len(running_programs("dplab0"))) == ([], 2)
+    assert first.settle(at_most=1) == 1
+    assert first.attached() == {"dplab0", "dplab1"}
+    assert (first.settle(), first.settle()) == (1, 0)
+    assert len(list(links.iterdir())) == 4
+    assert running_programs("dplab0") == []
+    first.close()
+    second = opened("auto")
+    second.attach_pod("dplab0", index("dplab0"))
+    assert (second.attached(), running_programs("dplab0")) == ({"dplab0", "dplab1"}, [])
+    second.detach_pod("dplab0")
+    second.detach_pod("dplab1")
+    assert (second.attached(), list(links.iterdir())) == (frozenset(), [])
+    second.attach_pod("dplab0", index("dplab0"))
+    assert second.settle() == 1, "right after its links were let go"
+
+
 def test_going_from_links_to_filters_leaves_no_link(opened: Opener) -> None:
     opened("tcx").attach_pod("dplab0", index("dplab0"))
     datapath = opened("clsact")
