@@ -22,7 +22,9 @@ def agent_process(cluster: Cluster, node: str) -> int:
     listing = cluster.in_member(
         node, "sh", "-c", "for p in /proc/[0-9]*; do printf '%s ' ${p#/proc/}; tr '\\0' ' ' < $p/cmdline; echo; done"
     )
-    return next(int(line.split()[0]) for line in listing.splitlines() if "agent.main agent" in line)
+    found = [int(line.split()[0]) for line in listing.splitlines() if "agent.main agent" in line]
+    assert found, f"no agent runs on {node}"
+    return found[0]
 
 
 def status(cluster: Cluster, node: str) -> Any:
