@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.conftest import PROVISIONER, spec_file
-from tests.cluster.kube import Cluster, eventually, run, toolbox_pod
-from tests.cluster.test_agent_life import agent_process, ready, status
+from tests.cluster.kube import Cluster, agent_process, eventually, ready, run, status, toolbox_pod
 
 NAME = "pvt-bench"
 PODS = 30

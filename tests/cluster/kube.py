@@ -159,3 +159,52 @@ def udp_ask(cluster: Cluster, namespace: str, pod: str, address: str, port: int,
     """One datagram and its answer, by netcat inside the pod."""
     script = f"printf %s {question} | nc -u -w 2 {address} {port}"
     return cluster.exec(namespace, pod, "sh", "-c", script).strip()
+
+
+def agent_on(cluster: Cluster, node: str) -> str:
+    """The name of the agent's pod on a node."""
+    pods = cluster.get("pods", "-n", "kube-system", "-l", "app=anetd", "--field-selector", f"spec.nodeName={node}")["items"]
+    return str(pods[0]["metadata"]["name"])
+
+
+def agent_process(cluster: Cluster, node: str) -> int:
+    """The agent's pid inside the node."""
+    listing = cluster.in_member(
+        node, "sh", "-c", "for p in /proc/[0-9]*; do printf '%s ' ${p#/proc/}; tr '\\0' ' ' < $p/cmdline; echo; done"
+    )
+    found = [int(line.split()[0]) for line in listing.splitlines() if "agent.main agent" in line]
+    assert found, f"no agent runs on {node}"
+    return found[0]
+
+
+def status(cluster: Cluster, node: str) -> Any:
+    """`anetd status` of a node."""
+    return json.loads(cluster.exec("kube-system", agent_on(cluster, node), "anetd", "status", "--output", "json"))
+
+
+def ready(cluster: Cluster, node: str) -> bool:
+    """Whether the agent's pod on a node is ready, as the API server has it."""
+    conditions = cluster.pod("kube-system", agent_on(cluster, node))["status"]["conditions"]
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def program_of(parent: int, name: str) -> int:
+    """The pid (as the machine sees it) of a member's program."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            argv = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if int(fields[1]) == parent and Path(argv[0].decode()).name == name:
+            return int(entry.name)
+    raise AssertionError(f"{name} does not run under {parent}")
+
+
+def container_pid(cluster: Cluster, node: str, pod: Any) -> str:
+    """The pid inside the node of a pod's first container."""
+    container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+    tasks = cluster.in_member(node, "ctr", "-n", "k8s.io", "task", "ls")
+    return next(line.split()[1] for line in tasks.splitlines() if line.startswith(container))

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from .conftest import KINDS, ready_endpoints, spec_file
-from .kube import Cluster, eventually, run, toolbox_pod, url
-from .test_agent_life import agent_process, inventory, program_of, ready, signal_process, status
-from .test_pod_network import agent_on
+from .kube import Cluster, agent_on, agent_process, eventually, program_of, ready, run, status, toolbox_pod, url
+from .test_agent_life import inventory
 
 pytestmark = pytest.mark.parametrize("cluster", [next(iter(KINDS))], indirect=True)  # the kind does not matter to a fault: one is enough
 
@@ -179,13 +178,13 @@ def test_a_pod_that_goes_while_the_api_server_is_away_is_forgotten_although_the_
         apiserver = program_of(cluster.member_pid("control-plane"), "kube-apiserver")
         cluster.kubectl("delete", "pod", "-n", namespace, "leaving", "--grace-period=3", "--wait=false")
         time.sleep(0.5)  # kubelet has heard of it
-        signal_process(apiserver, signal.SIGSTOP)
+        os.kill(apiserver, signal.SIGSTOP)
         try:
             in_node = ["nsenter", "-t", str(pid), "-a", "--"]
             run(*in_node, "kill", f"-{signal.SIGKILL.value}", str(agent))
             eventually(lambda: address not in run(*in_node, "ip", "route", "show", "table", "all"), within=40, what="its route goes")
         finally:
-            signal_process(apiserver, signal.SIGCONT)
+            os.kill(apiserver, signal.SIGCONT)
         eventually(lambda: "leaving" not in cluster.kubectl("get", "pods", "-n", namespace, "-o", "name", check=False), within=60)
     eventually(lambda: ready(cluster, node), within=60, what="the agent is ready again")
     eventually(lambda: inventory(cluster, node) == before, within=30, what=f"{node} as before: {before}")

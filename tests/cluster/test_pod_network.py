@@ -12,7 +12,7 @@ from collections import Counter
 
 import pytest
 
-from .kube import Cluster, udp_ask, url
+from .kube import Cluster, container_pid, status, udp_ask, url
 
 PAIRS = [("a1", "a2"), ("a1", "b1"), ("b2", "a2"), ("b1", "b2")]
 
@@ -176,9 +176,7 @@ def test_a_spoofed_source_address_is_dropped_and_counted(cluster: Cluster, playg
     target = cluster.pod_addresses(playground, "b1")[4]
     pod = cluster.pod(playground, "a1")
     node = pod["spec"]["nodeName"]
-    container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
-    inspect = cluster.in_member(node, "ctr", "-n", "k8s.io", "task", "ls")
-    pod_pid = next(line.split()[1] for line in inspect.splitlines() if line.startswith(container))
+    pod_pid = container_pid(cluster, node, pod)
     spoofed = own.rsplit(".", 1)[0] + ".251"
     before = drops(cluster, node, "SPOOFED_SOURCE")
     cluster.in_member(
@@ -190,11 +188,4 @@ def test_a_spoofed_source_address_is_dropped_and_counted(cluster: Cluster, playg
 
 
 def drops(cluster: Cluster, node: str, reason: str) -> int:
-    agent = agent_on(cluster, node)
-    status = json.loads(cluster.exec("kube-system", agent, "anetd", "status", "--output", "json"))
-    return sum(row["packets"] for row in status["drops"] if row["reason"] == reason)
-
-
-def agent_on(cluster: Cluster, node: str) -> str:
-    pods = cluster.get("pods", "-n", "kube-system", "-l", "app=anetd", "--field-selector", f"spec.nodeName={node}")["items"]
-    return str(pods[0]["metadata"]["name"])
+    return sum(row["packets"] for row in status(cluster, node)["drops"] if row["reason"] == reason)

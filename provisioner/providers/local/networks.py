@@ -184,21 +184,6 @@ def replace_routes(pid: int, routes: Iterable[tuple[str, str]]) -> None:
     in_network_of(pid, work)
 
 
-def routes_via(pid: int) -> set[tuple[str, str]]:
-    """(CIDR, next hop) of every route with a next hop in the network of `pid`, default routes left out."""
-
-    def work() -> set[tuple[str, str]]:
-        found = set()
-        with netlink() as ipr:
-            for route in _whole(ipr.get_routes):
-                destination, gateway = route.get_attr("RTA_DST"), route.get_attr("RTA_GATEWAY")
-                if destination and gateway:
-                    found.add((f"{destination}/{route['dst_len']}", gateway))
-        return found
-
-    return in_network_of(pid, work)
-
-
 def _delete_link(ipr: IPRoute, name: str) -> None:
     index = _index(ipr, name)
     if index is not None:
