@@ -11,6 +11,8 @@ from typing import Any
 
 from agent.datapath import abi, conntrack, syscalls
 from agent.datapath.abi import (
+    AffinityKey,
+    AffinityRow,
     Backend,
     Codec,
     ConfigFlag,
@@ -26,9 +28,11 @@ from agent.datapath.abi import (
     FrontendKey,
     IPAddress,
     IPNetwork,
+    MaglevRow,
     MasqueradeRow,
     Route,
     SlotKey,
+    SourceRange,
 )
 from agent.datapath.attach import POD_PREFIX, Attacher, ClsactAttacher, Pair, SettlingAttacher, TcxAttacher
 from agent.datapath.errors import DatapathError
@@ -61,6 +65,10 @@ class MapSizes:
     frontends: int = 65536
     backend_slots: int = 262144
     backends: int = 131072
+    maglev: int = 8192
+    source_ranges: int = 65536
+    affinity: int = 65536
+    socket_flows: int = 65536
     conntrack: int = 131072
     masquerade: int = 65536
     fragments: int = 8192
@@ -79,7 +87,7 @@ class DatapathConfig:
     masquerade: bool = True
     attach_mode: AttachMode = AttachMode.AUTO
     mtu: int = 1500
-    layout: str = "v1"
+    layout: str = "v2"
     map_sizes: MapSizes = field(default_factory=MapSizes)
 
 
@@ -90,6 +98,9 @@ _CODECS: Mapping[str, tuple[Codec[Any], Codec[Any]]] = {
     "frontends": (abi.FRONTEND_KEY, abi.FRONTEND),
     "backend_slots": (abi.SLOT_KEY, abi.BACKEND_ID),
     "backends": (abi.BACKEND_ID, abi.BACKEND),
+    "maglev": (abi.BACKEND_ID, abi.MAGLEV_ROW),
+    "source_ranges": (abi.SOURCE_RANGE_KEY, abi.SOURCE_RANGE_ROW),
+    "affinity": (abi.AFFINITY_KEY, abi.AFFINITY_ROW),
     "conntrack": (abi.FLOW_KEY, abi.CONNTRACK_ROW),
     "masquerade": (abi.FLOW_KEY, abi.MASQUERADE_ROW),
     "fragments": (abi.FRAGMENT_KEY, abi.FRAGMENT_ROW),
@@ -115,6 +126,9 @@ class Datapath:
         self.frontends: Table[FrontendKey, Frontend] = _table("frontends", maps)
         self.backend_slots: Table[SlotKey, int] = _table("backend_slots", maps)
         self.backends: Table[int, Backend] = _table("backends", maps)
+        self.maglev: Table[int, MaglevRow] = _table("maglev", maps)
+        self.source_ranges: Table[SourceRange, int] = _table("source_ranges", maps)
+        self.affinity: Table[AffinityKey, AffinityRow] = _table("affinity", maps)
         self.conntrack: Table[FlowKey, ConntrackRow] = _table("conntrack", maps)
         self.masquerade: Table[FlowKey, MasqueradeRow] = _table("masquerade", maps)
         self.fragments: Table[FragmentKey, FragmentRow] = _table("fragments", maps)
