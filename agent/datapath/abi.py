@@ -160,6 +160,9 @@ class FrontendFlag(IntFlag):
     ANNOUNCED = 32
 
 
+_NO_FLAGS = FrontendFlag(0)
+
+
 @dataclass(frozen=True, slots=True)
 class Frontend:
     """`count` slots, numbered from 0, must exist in backend_slots before this row says so. 0 means no endpoints. `outside_id` 0: clients
@@ -167,7 +170,7 @@ class Frontend:
 
     service_id: int
     count: int
-    flags: FrontendFlag = FrontendFlag(0)
+    flags: FrontendFlag = _NO_FLAGS
     outside_id: int = 0
     outside_count: int = 0
     affinity_timeout: int = 0
