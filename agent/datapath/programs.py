@@ -82,6 +82,7 @@ class DatapathConfig:
     node_ipv6: IPv6Address | None
     device: str
     device_ifindex: int
+    device_mac: str = "00:00:00:00:00:00"
     overlay_ifindex: int = 0
     routing_mode: RoutingMode = RoutingMode.NATIVE
     masquerade: bool = True
@@ -269,4 +270,6 @@ def _record(config: DatapathConfig) -> ConfigRecord:
     ):
         if wanted:
             flags |= flag
-    return ConfigRecord(config.node_ipv4, config.node_ipv6, config.device_ifindex, config.overlay_ifindex, config.mtu, flags)
+    return ConfigRecord(
+        config.node_ipv4, config.node_ipv6, config.device_ifindex, config.overlay_ifindex, config.mtu, flags, config.device_mac
+    )

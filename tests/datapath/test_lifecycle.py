@@ -325,7 +325,7 @@ def ordered(a: IPv4Address, a_port: int, b: IPv4Address, b_port: int, protocol: 
 
 
 def row(age: int, state: ConntrackState = ConntrackState.ESTABLISHED, flags: ConntrackFlag = NO_FLAGS, **more: object) -> ConntrackRow:
-    values: dict[str, object] = {"masquerade_port": 0, "translated_address": None, "translated_port": 0, "service_id": 0}
+    values: dict[str, object] = {"masquerade_port": 0, "translated_address": None, "translated_port": 0, "backend_id": 0}
     return ConntrackRow(NOW - age, state, flags, **(values | more))  # type: ignore[arg-type]
 
 
