@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -201,6 +202,11 @@ class Datapath:
         """Remove a deleted pod's endpoint row and its rows of conntrack and masquerade."""
         self.endpoints.delete(address)
         conntrack.remove_pod(self.conntrack, self.masquerade, address)
+
+    def forget_backends(self, removed: Mapping[int, Backend]) -> int:
+        """Remove what still leads to backends whose rows were removed, by their ids; how many rows went."""
+        datagrams = [number for number, backend in removed.items() if backend.protocol == socket.IPPROTO_UDP]
+        return conntrack.remove_backends(self.conntrack, self.affinity, removed, datagrams)
 
     def collect_garbage(self) -> int:
         """Remove expired rows of conntrack and what hangs on them; the number of rows removed. Call it about once a minute."""

@@ -115,8 +115,8 @@ class Lab:
         scope = fields.pop("scope", FrontendScope.ADDRESS)
         self.datapath.frontends.put(FrontendKey(ip_address(address), port, protocol, scope), Frontend(id_, count, **fields))
 
-    def belongs_to_a_service(self, address: str, flags: FrontendFlag = FrontendFlag(0)) -> None:
-        self.datapath.frontends.put(FrontendKey(ip_address(address), 0, 0), Frontend(0, 0, flags))
+    def belongs_to_a_service(self, address: str, *flags: FrontendFlag) -> None:
+        self.datapath.frontends.put(FrontendKey(ip_address(address), 0, 0), Frontend(0, 0, *flags))
 
     def forget(self) -> None:
         """Every flow, fragment, service and count."""
@@ -223,7 +223,7 @@ def lab(mode: str = "native", *, masquerade: bool = True, attach: str = "auto", 
             masquerade=masquerade,
             attach_mode=AttachMode(attach),
             mtu=mtu,
-            map_sizes=MapSizes(conntrack=8192, masquerade=8192),
+            map_sizes=MapSizes(conntrack=8192, masquerade=8192, affinity=1024, socket_flows=1024),
         )
         datapath = Datapath.open(config, pins, OBJECTS)
         stack.callback(datapath.close)
