@@ -10,9 +10,20 @@ from __future__ import annotations
 import struct
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from agent.datapath.abi import ConntrackFlag, ConntrackRow, ConntrackState, FlowKey, IPAddress, MasqueradeRow, clock, pack_address
+from agent.datapath.abi import (
+    AffinityKey,
+    AffinityRow,
+    ConntrackFlag,
+    ConntrackRow,
+    ConntrackState,
+    FlowKey,
+    IPAddress,
+    MasqueradeRow,
+    clock,
+    pack_address,
+)
 from agent.datapath.maps import Table
 
 _TCP, _UDP = 6, 17
@@ -67,6 +78,14 @@ def remove_pod(conntrack: Table[FlowKey, ConntrackRow], masquerade: Table[FlowKe
     ]
     ports = [key for key, value in masquerade.raw_items() if value[:16] == wanted]
     return conntrack.raw_delete(flows) + masquerade.raw_delete(ports)
+
+
+def forget_backends(conntrack: Table[FlowKey, ConntrackRow], affinity: Table[AffinityKey, AffinityRow], ids: Collection[int]) -> int:
+    """Remove the choices that lead to backends that are gone, of flows and of clients; how many rows went."""
+    gone = {number.to_bytes(4, sys.byteorder) for number in ids}
+    choices = [key for key, value in conntrack.raw_items() if value[5] & ConntrackFlag.SERVICE_ROW and value[12:16] in gone]
+    clients = [key for key, value in affinity.raw_items() if value[:4] in gone]
+    return conntrack.raw_delete(choices) + affinity.raw_delete(clients)
 
 
 def _still_expired(conntrack: Table[FlowKey, ConntrackRow], keys: Iterable[bytes], now: int) -> list[bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
@@ -200,6 +200,10 @@ class Datapath:
         """Remove a deleted pod's endpoint row and its rows of conntrack and masquerade."""
         self.endpoints.delete(address)
         conntrack.remove_pod(self.conntrack, self.masquerade, address)
+
+    def forget_backends(self, ids: Collection[int], backends: Collection[Backend]) -> int:  # noqa: ARG002 (ends, for rows that have them)
+        """Remove what flows and clients remember of backends that are gone; how many rows went."""
+        return conntrack.forget_backends(self.conntrack, self.affinity, ids)
 
     def collect_garbage(self) -> int:
         """Remove expired rows of conntrack and what hangs on them; the number of rows removed. Call it about once a minute."""

@@ -55,6 +55,8 @@ class ServiceMetrics:
         """When the tables were last brought up to date, in seconds since 1970."""
         self.last_queued = 0.0
         """When a change was last heard of."""
+        self.pending_since = 0.0
+        """When the oldest change that is not in the tables yet was heard of; 0 when there is none."""
         self.latencies = Histogram(LATENCY_BUCKETS)
         """Seconds from the change that a slice tells of to its rows."""
         self.service_changes = 0
@@ -66,6 +68,8 @@ class ServiceMetrics:
         """Service -> the table that has no room for it."""
         self.conflicts: Mapping[str, int] = {}
         """Service -> how many of its frontends an older Service has."""
+        self.no_local_endpoints: Mapping[str, int] = {}
+        """`internal`, `external` -> Services of that traffic policy Local whose usable endpoints are all elsewhere."""
         self.rows: Mapping[str, int] = {}
         """Rows by table, as they stand."""
         self.rows_limit: Mapping[str, int] = {}
@@ -78,6 +82,8 @@ class ServiceMetrics:
             self.pending_services += services
             self.pending_endpoints += endpoints
             self.last_queued = now
+            if (services or endpoints) and not self.pending_since:
+                self.pending_since = now
 
     def synced(self, now: float, seconds: float, triggers: Iterable[float]) -> None:
         """A round succeeded; `triggers` are the times, in seconds since 1970, of what it brought about."""
@@ -85,6 +91,7 @@ class ServiceMetrics:
             self.syncs.observe(seconds)
             self.last_sync = now
             self.pending_services = self.pending_endpoints = 0
+            self.pending_since = 0.0
             for trigger in triggers:
                 self.latencies.observe(max(0.0, now - trigger))
 

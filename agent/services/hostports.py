@@ -9,7 +9,7 @@ from agent.datapath.abi import IPAddress
 
 @dataclass(frozen=True, slots=True)
 class HostPort:
-    """`host_port` of `host_ip` (None: of every address of this node) is `pod_port` of `pod_address`. `protocol` is the IP protocol number."""
+    """`host_port` of `host_ip` (None: of every address) leads to `pod_port` of `pod_address`. `protocol` is the IP's number."""
 
     host_ip: IPAddress | None
     host_port: int

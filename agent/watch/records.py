@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import IntFlag
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, TypeVar
@@ -20,6 +19,7 @@ Network = IPv4Network | IPv6Network
 T = TypeVar("T")
 
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
+PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 SOURCE_RANGES_ANNOTATION = "service.beta.kubernetes.io/load-balancer-source-ranges"
@@ -109,20 +109,14 @@ class EndpointPort:
     port: int | None
 
 
-class Condition(IntFlag):
-    """What an endpoint says of itself, the API's defaults filled in."""
-
-    READY = 1
-    SERVING = 2
-    TERMINATING = 4
-
-
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One endpoint of a slice. The hints name the zones and the nodes that it is meant for; empty: no hint."""
 
     address: Address
-    conditions: Condition = Condition.READY | Condition.SERVING
+    ready: bool = True
+    serving: bool = True
+    terminating: bool = False
     node: str = ""
     zone: str = ""
     zone_hints: tuple[str, ...] = ()
@@ -259,7 +253,7 @@ def endpoint_slice(document: Mapping[str, Any]) -> EndpointSlice:
 
 def _endpoints(rows: Iterable[Mapping[str, Any]]) -> Iterable[Endpoint]:
     for row in rows:
-        hints = row.get("hints") or {}
+        hints, said = row.get("hints") or {}, row.get("conditions") or {}
         try:
             # All addresses of one endpoint are the same pod's: the API says to use the first.
             address = ip_address((row.get("addresses") or ("",))[0])
@@ -267,22 +261,15 @@ def _endpoints(rows: Iterable[Mapping[str, Any]]) -> Iterable[Endpoint]:
             continue
         yield Endpoint(
             address,
-            _conditions(row.get("conditions") or {}),
+            # Ready and serving unless it says otherwise, terminating only if it says so.
+            said.get("ready") in {None, True},
+            said.get("serving") in {None, True},
+            bool(said.get("terminating")),
             sys.intern(row.get("nodeName") or ""),
             sys.intern(row.get("zone") or ""),
             _names(hints.get("forZones")),
             _names(hints.get("forNodes")),
         )
-
-
-_CONDITIONS = tuple(Condition(number) for number in range(8))
-
-
-def _conditions(said: Mapping[str, bool | None]) -> Condition:
-    """Ready and serving unless the endpoint says otherwise, terminating only if it says so."""
-    ready, serving = said.get("ready"), said.get("serving")
-    number = (ready is None or ready) | (serving is None or serving) << 1 | bool(said.get("terminating")) << 2
-    return _CONDITIONS[number]
 
 
 def _names(rows: Iterable[Mapping[str, str]] | None) -> tuple[str, ...]:
