@@ -65,7 +65,9 @@ def service(number: int, kind: str) -> dict[str, Any]:
         "type": kind,
         "clusterIP": f"10.{96 + (number >> 16)}.{number >> 8 & 255}.{number & 255}",
         "clusterIPs": [f"10.{96 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"],
-        "ports": [{"name": "http", "protocol": "TCP", "port": 80, "targetPort": 8080, "nodePort": 20000 + number if kind != "ClusterIP" else 0}],
+        "ports": [
+            {"name": "http", "protocol": "TCP", "port": 80, "targetPort": 8080, "nodePort": 20000 + number if kind != "ClusterIP" else 0}
+        ],
         "selector": {"app": f"service-{number}"},
         "sessionAffinity": "None",
         "ipFamilies": ["IPv4"],
