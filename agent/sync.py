@@ -151,7 +151,7 @@ class Synchronizer:
         with self._lock:
             gone, self._gone = self._gone, {}
         if gone:
-            self._datapath.forget_backends(gone.keys(), gone.values())
+            self._datapath.forget_backends(gone)
 
     def explain(self, name: str = "") -> list[dict[str, Any]]:
         """`anetd services`: of one Service (NAMESPACE/NAME), or of all."""
@@ -188,7 +188,7 @@ class Synchronizer:
         """UDP has no end of its own: flows go at once. TCP's find out by themselves that their backend is gone, so theirs can wait."""
         gone = {number: backend for number, backend in self._gone.items() if backend.protocol == _UDP}
         if gone:
-            self._datapath.forget_backends(gone.keys(), gone.values())
+            self._datapath.forget_backends(gone)
             self._destroy_sockets(gone.values())
             self._gone = {number: backend for number, backend in self._gone.items() if number not in gone}
 

@@ -80,12 +80,25 @@ def remove_pod(conntrack: Table[FlowKey, ConntrackRow], masquerade: Table[FlowKe
     return conntrack.raw_delete(flows) + masquerade.raw_delete(ports)
 
 
-def forget_backends(conntrack: Table[FlowKey, ConntrackRow], affinity: Table[AffinityKey, AffinityRow], ids: Collection[int]) -> int:
-    """Remove the choices that lead to backends that are gone, of flows and of clients; how many rows went."""
-    gone = {number.to_bytes(4, sys.byteorder) for number in ids}
-    choices = [key for key, value in conntrack.raw_items() if value[5] & ConntrackFlag.SERVICE_ROW and value[12:16] in gone]
-    clients = [key for key, value in affinity.raw_items() if value[:4] in gone]
-    return conntrack.raw_delete(choices) + affinity.raw_delete(clients)
+def remove_backends(
+    conntrack: Table[FlowKey, ConntrackRow], affinity: Table[AffinityKey, AffinityRow], ids: Collection[int], datagrams: Collection[int]
+) -> int:
+    """Remove what leads to backends that are gone: affinities to any of `ids`, flows to those of `datagrams`; how many rows went.
+
+    The programs follow neither any more; this is so that nothing is shown, or kept, that has no effect. A connection goes on to its end.
+    """
+    gone = {_u32(number) for number in ids}
+    clients = [key for key, value in affinity.raw_items() if value[:4] in gone] if gone else []
+    gone = {_u32(number) for number in datagrams}
+    flows: list[bytes] = []
+    for key, value in conntrack.raw_items() if gone else ():
+        if value[5] & ConntrackFlag.SERVICE_ROW and value[12:16] in gone:
+            flows += (key, _flow_of_choice(key, value))
+    return affinity.raw_delete(clients) + conntrack.raw_delete(flows)
+
+
+def _u32(number: int) -> bytes:
+    return number.to_bytes(4, sys.byteorder)
 
 
 def _still_expired(conntrack: Table[FlowKey, ConntrackRow], keys: Iterable[bytes], now: int) -> list[bytes]:

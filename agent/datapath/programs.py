@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import socket
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
@@ -82,6 +83,7 @@ class DatapathConfig:
     node_ipv6: IPv6Address | None
     device: str
     device_ifindex: int
+    device_mac: str = "00:00:00:00:00:00"
     overlay_ifindex: int = 0
     routing_mode: RoutingMode = RoutingMode.NATIVE
     masquerade: bool = True
@@ -201,9 +203,10 @@ class Datapath:
         self.endpoints.delete(address)
         conntrack.remove_pod(self.conntrack, self.masquerade, address)
 
-    def forget_backends(self, ids: Collection[int], backends: Collection[Backend]) -> int:  # noqa: ARG002 (ends, for rows that have them)
-        """Remove what flows and clients remember of backends that are gone; how many rows went."""
-        return conntrack.forget_backends(self.conntrack, self.affinity, ids)
+    def forget_backends(self, removed: Mapping[int, Backend]) -> int:
+        """Remove what still leads to backends whose rows were removed, by their ids; how many rows went."""
+        datagrams = [number for number, backend in removed.items() if backend.protocol == socket.IPPROTO_UDP]
+        return conntrack.remove_backends(self.conntrack, self.affinity, removed, datagrams)
 
     def collect_garbage(self) -> int:
         """Remove expired rows of conntrack and what hangs on them; the number of rows removed. Call it about once a minute."""
@@ -273,4 +276,6 @@ def _record(config: DatapathConfig) -> ConfigRecord:
     ):
         if wanted:
             flags |= flag
-    return ConfigRecord(config.node_ipv4, config.node_ipv6, config.device_ifindex, config.overlay_ifindex, config.mtu, flags)
+    return ConfigRecord(
+        config.node_ipv4, config.node_ipv6, config.device_ifindex, config.overlay_ifindex, config.mtu, flags, config.device_mac
+    )

@@ -72,6 +72,9 @@ inline_always verdict rewrite_port(struct __sk_buff *skb, struct packet *p, enum
 	__u32 offset;
 
 	*at = to;
+	/* SCTP's checksum covers its ports, and there is no helper for it. */
+	if (from != to && p->protocol == IPPROTO_SCTP && p->fragment != FRAGMENT_LATER)
+		return dropped(DROP_UNSUPPORTED_PROTOCOL);
 	if (from == to || place < 0)
 		return 0;
 	if (is_icmp(p->protocol))

@@ -60,7 +60,7 @@ class Node1:
         self.calls: list[tuple[str, Any]] = []
         tables = {name: FakeTable(rows) for name, rows in self.kernel.tables.items()}
         self.tables = tables
-        forget = lambda ids, backends: self.calls.append(("forget", sorted(str(each.address) for each in backends)))  # noqa: E731
+        forget = lambda gone: self.calls.append(("forget", sorted(str(each.address) for each in gone.values())))  # noqa: E731
         datapath = SimpleNamespace(routes=FakeTable({}), forget_backends=forget, **tables)
         self.sync = Synchronizer(
             cast(Config, SimpleNamespace(load_balancer_pool=())),
