@@ -85,7 +85,6 @@ class Compiler:
         self._markers: dict[FrontendKey, tuple[_MarkerHolder, ...]] = {}
         self._claimed: set[int] = set()
         self._by_chance: set[Claimant] = set()
-        self._adopting = True
         inputs.changed.update(inputs.everyone())
 
     @property
@@ -118,8 +117,7 @@ class Compiler:
         changed = {claimant for claimant in self._inputs.changed if prune or isinstance(claimant, HostPort)}
         self._inputs.changed -= changed
         self._work(changed, plan)
-        if prune and self._adopting:
-            self._adopting = False
+        if prune and self._tables.adopting:
             ranges = {each for placed in self.placed.values() for each in placed.ranges}
             self._tables.prune(self._claimed, self._owners.keys() | self._markers.keys(), ranges)
         self._close(plan)
@@ -212,7 +210,7 @@ class Compiler:
         known, numbers = dict(old.groups), dict[GroupName, int]()
         for name in dict.fromkeys(name for wanted in held for name in (wanted.inside, wanted.outside) if name is not None):
             taken = numbers.values()
-            number = known.get(name) or (self._adopted(name, held, taken) if self._adopting else 0)
+            number = known.get(name) or (self._adopted(name, held, taken) if self._tables.adopting else 0)
             numbers[name] = number or self._tables.new_group(f"{claimant!r} {tuple(name)}".encode(), taken)
         return numbers
 

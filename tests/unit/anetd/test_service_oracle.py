@@ -222,7 +222,7 @@ def says(kernel: Kernel, *, outside: bool) -> dict[FrontendKey, set[str] | str]:
     return {key: answer(kernel, row, outside=outside) for key, row in kernel.frontends.items() if key.port}
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(all_services=documents(services(), 3), slices=documents(SLICES, 3))
 def test_every_client_on_every_node_gets_where_kubernetes_says(all_services: list[Document], slices: list[Document]) -> None:
     for node in NODES:
@@ -353,7 +353,7 @@ def watch(edited: Edited, wanted: Kernel) -> Callable[[], None]:
     return moment
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=150)
 @given(edits=EDITS)
 def test_after_every_edit_the_tables_are_what_a_fresh_compilation_gives_and_sound_at_every_moment(edits: list[tuple[str, Any]]) -> None:
     edited = Edited()
