@@ -65,8 +65,11 @@ class LeftOut:
     rows: int
 
 
+ROUND = 512
+"""Claimants in one round at most: when thousands come at once the oldest, such as DNS, need not wait for the last."""
 _NOTHING = Placed()
 _SILENT, _ANNOUNCED = Frontend(0, 0), Frontend(0, 0, FrontendFlag.ANNOUNCED)
+_INTERNAL = frozenset({Kind.CLUSTER_IP})
 _MarkerHolder = tuple[Claimant, bool | None]
 
 
@@ -128,7 +131,14 @@ class Compiler:
         return plan
 
     def _work(self, claimants: Iterable[Claimant], plan: Plan) -> None:
-        queue = deque(sorted(claimants, key=self._inputs.rank))
+        for turn, claimant in enumerate(sorted(claimants, key=self._inputs.rank), 1):
+            self._settle(claimant, plan)
+            if turn % ROUND == 0:
+                self._close(plan)
+
+    def _settle(self, claimant: Claimant, plan: Plan) -> None:
+        """Look at a claimant, and in the same round at those that lose a frontend to it or may have one that it left."""
+        queue = deque([claimant])
         while queue:
             claimant = queue.popleft()
             try:
@@ -182,11 +192,12 @@ class Compiler:
         self._number(old, numbers)
         self._leave_markers(claimant, [key for key in old.markers if key not in markers])
         self._markers.update(holders)
-        for place, flag in (("internal", FrontendFlag.DROP_INSIDE), ("external", FrontendFlag.DROP_OUTSIDE)):
-            kinds = EXTERNAL if place == "external" else frozenset({Kind.CLUSTER_IP})
-            starved = any(wanted.flags & flag for wanted in held if wanted.kind in kinds)
-            (self.starved[place].add if starved else self.starved[place].discard)(claimant)
-        (self._by_chance.add if any(counts[name] for name in numbers.keys() & spread - balanced) else self._by_chance.discard)(claimant)
+        _tell(self._by_chance, claimant, is_in=any(counts[name] for name in numbers.keys() & spread - balanced))
+        for starved, kinds, flag in (
+            (self.starved["internal"], _INTERNAL, FrontendFlag.DROP_INSIDE),
+            (self.starved["external"], EXTERNAL, FrontendFlag.DROP_OUTSIDE),
+        ):
+            _tell(starved, claimant, is_in=any(wanted.flags & flag for wanted in held if wanted.kind in kinds))
         now = Placed(tuple(wanted.key for wanted in held), tuple(numbers.items()), tuple(markers), tuple(ranges), tuple(lost))
         if now == _NOTHING:
             self.placed.pop(claimant, None)
@@ -297,6 +308,10 @@ def describe(key: FrontendKey) -> str:
         address = f"[{key.address}]" if key.address.version == 6 else str(key.address)
         return f"{address}:{key.port}/{protocol}"
     return f"{'node' if key.scope is FrontendScope.NODE_PORT else 'host'} port {key.port}/{protocol}"
+
+
+def _tell(claimants: set[Claimant], claimant: Claimant, *, is_in: bool) -> None:
+    (claimants.add if is_in else claimants.discard)(claimant)
 
 
 def _row(wanted: Wanted, numbers: Mapping[GroupName, int], counts: Mapping[GroupName, int], balanced: Collection[GroupName]) -> Frontend:

@@ -307,3 +307,17 @@ def test_the_kernel_of_these_tests_notices_a_dangling_reference() -> None:
     kernel.tables["backend_slots"][SlotKey(1, 0)] = 5
     with pytest.raises(KeyError):
         kernel.group(1, 1)
+
+
+def test_when_thousands_come_at_once_the_oldest_are_served_before_the_last_is_written(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.services.compiler.ROUND", 10)
+    for number in range(35):
+        world.put(service(f"s{number}", [f"10.96.0.{number}"], created=f"2026-01-01T00:00:{number:02}Z"))
+        world.put(piece(f"s{number}", f"s{number}", [end(f"10.1.0.{number}")]))
+    world.sync()
+    order = [(table, key) for _, table, key in world.kernel.written]
+    served = order.index(("frontends", place_key("10.96.0.9:80/TCP")))
+    assert sum(table == "backends" for table, _ in order[:served]) < 20
+    canonical(world.kernel)
