@@ -20,16 +20,16 @@ from agent.datapath import host as host_network
 from agent.datapath.abi import Backend, Route
 from agent.datapath.host import Host
 from agent.datapath.netlink import Netlink
+from agent.observe.explain import explain, explain_host_ports
 from agent.observe.service_metrics import ServiceMetrics
 from agent.ports import AgentDatapath, Table
 from agent.reconcile.applier import ApplyError, apply
+from agent.reconcile.compiler import Compiler, Notice
 from agent.reconcile.diff import Put, Step, table_steps
-from agent.services.compiler import Compiler, Notice
-from agent.services.explain import explain, explain_host_ports
+from agent.reconcile.tables import KernelRows, Limits
 from agent.services.healthchecks import HealthCheck, health_check
 from agent.services.hostports import HostPort
 from agent.services.inputs import Inputs
-from agent.services.tables import KernelRows, Limits
 from agent.services.vantage import vantage
 from agent.watch.records import EndpointSlice, Key, Node, Service
 

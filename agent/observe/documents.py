@@ -74,7 +74,7 @@ def endpoints(agent: Agent) -> list[dict[str, Any]]:
 
 
 def services(agent: Agent, name: str = "") -> list[dict[str, Any]]:
-    """`anetd services`: of one Service (NAMESPACE/NAME), or of all. See `agent.services.explain`."""
+    """`anetd services`: of one Service (NAMESPACE/NAME), or of all. See `agent.observe.explain`."""
     return agent.serving.tables.explain(name) if agent.serving is not None else []
 
 

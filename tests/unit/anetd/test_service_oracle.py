@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.datapath.abi import FrontendFlag, FrontendKey
-from agent.services.compiler import Compiler
+from agent.reconcile.compiler import Compiler
+from agent.reconcile.tables import KernelRows, Limits
 from agent.services.hostports import HostPort
 from agent.services.inputs import Inputs
-from agent.services.tables import KernelRows, Limits
 from agent.services.vantage import Vantage
 from agent.watch import records
 

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from agent.datapath.abi import Backend, Frontend, FrontendKey, MaglevRow, SlotKey, SourceRange
 from agent.reconcile.diff import Step, round_steps
-from agent.services.ids import backend_seed, free_number
+from agent.reconcile.ids import backend_seed, free_number
+from agent.reconcile.mirror import Mirror
 from agent.services.maglev import populate
-from agent.services.mirror import Mirror
 
 K = TypeVar("K")
 

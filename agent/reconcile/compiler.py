@@ -1,7 +1,7 @@
 """Changed Services, slices, nodes and host ports -> the steps that bring the tables up to date. Pure but for its own state.
 
 One claimant (a Service, or a host port) is looked at a time: what it wants is resolved anew, and what differs from the rows that stand
-becomes part of a round (see `agent.services.mirror`). Invariants: after every single step of a plan each frontend leads to backends that
+becomes part of a round (see `agent.reconcile.mirror`). Invariants: after every single step of a plan each frontend leads to backends that
 it had before or has after; the rows are those that a compilation from nothing would give, but for ids and the order of slots; a
 claimant is in the tables as a whole or not at all; of two that want the same frontend the older has it.
 
@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 
 from agent.datapath.abi import Backend, Frontend, FrontendFlag, FrontendKey, FrontendScope, SourceRange
 from agent.reconcile.diff import Step
+from agent.reconcile.tables import FullError, KernelRows, Limits, Tables
 from agent.services.frontends import EXTERNAL, GroupName, Kind, Resolved, Wanted, resolve, resolve_host_port
 from agent.services.hostports import HostPort
 from agent.services.inputs import Claimant, Inputs
-from agent.services.tables import FullError, KernelRows, Limits, Tables
 from agent.watch.records import PROTOCOL_NAMES, Key
 
 KUBERNETES = Key("default", "kubernetes")
