@@ -46,7 +46,7 @@ from agent.watch.watcher import Watcher
 log = logging.getLogger(__name__)
 
 _SETTLE_SECONDS = 0.02
-"""Changes come in bursts (a rollout, a list): wait this long for the rest of one."""
+"""A change is taken up at once, those that follow it (a rollout, a list) together, so long after it."""
 _HOUSEKEEPING_SECONDS = 60.0
 _RETRY_SECONDS = (1.0, 30.0)
 """Between attempts to bring the tables up to date: the first wait, doubled up to the last."""
@@ -109,6 +109,7 @@ class Agent:
         self._observe = observe
         self._stop = threading.Event()
         self._wake = threading.Event()
+        self._routes_due = True
         self.nodes = Watcher("nodes", NODES, access, self._wake.set)
         self.services = Watcher("services", SERVICES, access, self._wake.set)
         self.slices = Watcher("endpointslices", SLICES, access, self._wake.set)
@@ -176,7 +177,7 @@ class Agent:
         stack.callback(datapath.close)
         tables = Synchronizer(self.config, own, host, datapath, nl)
         # A device whose programs know no route would pass everything to the host's stack: the rows come first.
-        tables.apply_routes(self._other_nodes(), prune=False)
+        tables.apply_routes(own, self._other_nodes(), prune=False)
         datapath.attach_device()
         datapath.attach_overlay()
         store = Store(self._paths.state / "endpoints.jsonl")
@@ -209,33 +210,40 @@ class Agent:
 
     def _serve(self, serving: Serving) -> None:
         housekeeping = time.monotonic() + _HOUSEKEEPING_SECONDS
-        pause, retry = 0.0, _RETRY_SECONDS[0]
-        while not self._stop.wait(pause):
+        settled, retry = 0.0, _RETRY_SECONDS[0]
+        while not self._stop.wait(max(0.0, settled - time.monotonic())):
             self._beat = time.monotonic()
-            pause = _SETTLE_SECONDS
+            settled = self._beat + _SETTLE_SECONDS
             self._wake.clear()
             if all(watcher.synced for watcher in self.watchers):
                 if self._reconcile(serving):
                     retry = _RETRY_SECONDS[0]
                 else:
-                    pause, retry = retry, min(retry * 2, _RETRY_SECONDS[1])
+                    settled, retry = time.monotonic() + retry, min(retry * 2, _RETRY_SECONDS[1])
                     self._wake.set()
             if time.monotonic() >= housekeeping:
                 housekeeping = time.monotonic() + _HOUSEKEEPING_SECONDS
                 _keep_house(serving)
-                self._wake.set()  # the host's own addresses are no API object: looked at again by and by
+                self._routes_due = True  # the host's own addresses are no API object: looked at again by and by
+                self._wake.set()
             self._wake.wait(max(0.0, housekeeping - time.monotonic()))
 
     def _reconcile(self, serving: Serving) -> bool:
-        self._check_own_node(serving.own)
+        if self.nodes.take() or self._routes_due or not self.ready:
+            self._routes_due = True
+            self._check_own_node(serving.own)
         try:
-            serving.tables.apply_routes(self._other_nodes(), prune=True)
-            serving.tables.apply_services(self.services.snapshot().values(), self.slices.snapshot().values())
+            if self._routes_due:
+                own = self.nodes.snapshot().get(Key("", self.node_name), serving.own)
+                serving.tables.apply_routes(own, self._other_nodes(), prune=True)
+                self._routes_due = False
+            serving.tables.apply_services(self.services.take(), self.slices.take())
             if not self.ready:
                 self._open_for_business(serving)
         except (ApplyError, DatapathError, OSError) as error:
             log.error("the node cannot be brought up to date; trying again", extra={"error": str(error)})
             serving.tables.forget()
+            self._routes_due = True
             return False
         return True
 
@@ -243,9 +251,10 @@ class Agent:
         found = self.nodes.snapshot().get(Key("", self.node_name))
         if found is None or not facts.is_complete(found):
             return
-        if found != own or not self.ready:
+        changed = (found.pod_cidrs, found.addresses) != (own.pod_cidrs, own.addresses)
+        if changed or not self.ready:
             facts.remember(self._paths.state / "node.json", found)
-        if found != own:
+        if changed:
             raise NodeChangedError(f"node {self.node_name} has changed from {own} to {found}: the agent starts anew")
 
     def _other_nodes(self) -> list[Node]:
@@ -279,6 +288,7 @@ def _keep_house(serving: Serving) -> None:
         serving.datapath.collect_garbage()
         serving.datapath.settle()
         serving.pods.sweep()
+        serving.tables.keep_house()
     except (DatapathError, OSError) as error:
         log.warning("housekeeping failed; it is tried again in a minute", extra={"error": str(error)})
 

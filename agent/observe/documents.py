@@ -12,8 +12,6 @@ from agent.datapath.abi import DropDirection, DropReason
 from agent.observe.metrics import CniMetrics, family, resident_bytes
 from agent.runtime import Agent
 
-_PROTOCOLS = {6: "TCP", 17: "UDP"}
-
 
 def status(agent: Agent, cni: CniMetrics) -> dict[str, Any]:
     """`anetd status`. Durations are in seconds, but for CNI requests, in milliseconds."""
@@ -42,7 +40,7 @@ def status(agent: Agent, cni: CniMetrics) -> dict[str, Any]:
             {"name": node.name, "podCIDRs": list(map(str, node.pod_cidrs)), "addresses": list(map(str, node.addresses))}
             for node in sorted(agent.nodes.snapshot().values(), key=lambda each: each.name)
         ],
-        "frontends": len(serving.tables.resolved) if serving else 0,
+        "frontends": serving.tables.frontends if serving else 0,
         "drops": [
             {"reason": reason, "direction": direction, "packets": packets, "bytes": size}
             for reason, direction, packets, size in _drops(agent)
@@ -75,26 +73,9 @@ def endpoints(agent: Agent) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: (row["id"], row["address"]))
 
 
-def services(agent: Agent) -> list[dict[str, Any]]:
-    """`anetd services`."""
-    if agent.serving is None:
-        return []
-    tables = agent.serving.tables
-    written = tables.written.frontends if tables.written else {}
-    found = []
-    for key, each in tables.resolved.items():
-        row = written.get(key)
-        found.append(
-            {
-                "service": str(each.service),
-                "portName": each.port_name,
-                "frontend": _socket_text(str(key.address), key.port),
-                "protocol": _PROTOCOLS.get(key.protocol, str(key.protocol)),
-                "id": row.service_id if row else 0,
-                "backends": [_socket_text(str(end.address), end.port) for end in each.backends],
-            }
-        )
-    return sorted(found, key=lambda row: (row["service"], row["portName"], row["frontend"]))
+def services(agent: Agent, name: str = "") -> list[dict[str, Any]]:
+    """`anetd services`: of one Service (NAMESPACE/NAME), or of all. See `agent.observe.explain`."""
+    return agent.serving.tables.explain(name) if agent.serving is not None else []
 
 
 def healthz(agent: Agent) -> Callable[[], tuple[int, str]]:
@@ -159,7 +140,3 @@ def _enum_name(kind: type[DropReason | DropDirection], value: int) -> str:
         return kind(value).name
     except ValueError:
         return str(value)
-
-
-def _socket_text(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -33,6 +33,8 @@ TABLES: dict[str, tuple[abi.Codec[Any], abi.Codec[Any]]] = {
     "frontends": (abi.FRONTEND_KEY, abi.FRONTEND),
     "backend_slots": (abi.SLOT_KEY, abi.BACKEND_ID),
     "backends": (abi.BACKEND_ID, abi.BACKEND),
+    "maglev": (abi.BACKEND_ID, abi.MAGLEV_ROW),
+    "source_ranges": (abi.SOURCE_RANGE_KEY, abi.SOURCE_RANGE_ROW),
 }
 
 
