@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from agent.config import Config
 from agent.datapath.maps import Usage
@@ -21,6 +22,9 @@ from agent.services.compiler import Notice
 from agent.services.healthchecks import HealthCheck
 from agent.watch.records import Key, Node
 from agent.watch.transport import Access
+
+if TYPE_CHECKING:
+    from agent.loadbalancer.controller import Controller
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +49,11 @@ class Edges:
         self._loop = HttpLoop()
         self._kube_proxy = KubeProxyPorts(self._loop, node_name, self.events, state, self._kube_proxy_page)
         self._health_checks = HealthChecks(self._loop, node_name, self.events, self._kube_proxy.healthy)
-        self._begin_allocating: Callable[[], None] = lambda: None
+        self._load_balancers: Controller | None = None
         if config.load_balancer_pool:
             from agent.loadbalancer.controller import Controller
 
-            self._begin_allocating = Controller(config, node_name, access, nodes, self.events).start
+            self._load_balancers = Controller(config, node_name, access, nodes, self.events)
 
     def start(self, pages: Mapping[str, Page]) -> None:
         """Serve `pages` to the node itself, and whatever kube-proxy serves. Raises `OSError` when the first cannot be."""
@@ -57,7 +61,14 @@ class Edges:
         self._loop.listen(port, by_path(pages), address)
         self._loop.start()
         self._kube_proxy.open()
-        self._begin_allocating()
+        if self._load_balancers is not None:
+            self._load_balancers.start()
+
+    def stop(self) -> None:
+        """Close every port and give no more addresses."""
+        if self._load_balancers is not None:
+            self._load_balancers.stop()
+        self._loop.stop()
 
     def synced(self, checks: Mapping[int, HealthCheck]) -> None:
         """The tables are as the API says; these are the health checks that follow."""

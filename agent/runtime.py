@@ -15,13 +15,13 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agent import facts, nodes
-from agent.cni.commands import PodNetwork
+from agent.cni.commands import PodNetwork, PublishHostPorts
 from agent.cni.install import install_config, install_plugin
 from agent.cni.ipam import Allocator
 from agent.cni.protocol import CniError, Code, Request
@@ -38,6 +38,7 @@ from agent.edges import Edges
 from agent.observe.kube_proxy import ProxyState
 from agent.ports import AgentDatapath, OpenDatapath
 from agent.reconcile.applier import ApplyError
+from agent.services.hostports import HostPort
 from agent.sync import Synchronizer
 from agent.watch import records
 from agent.watch.records import EndpointSlice, Key, Node, Service
@@ -136,6 +137,7 @@ class Agent:
         """Start, serve, and end when told."""
         _few_arenas()
         with contextlib.ExitStack() as stack:
+            stack.callback(self.edges.stop)
             for watcher in self.watchers:
                 watcher.start()
                 stack.callback(watcher.stop)
@@ -185,7 +187,7 @@ class Agent:
         datapath.attach_overlay()
         store = Store(self._paths.state / "endpoints.jsonl")
         stack.callback(store.close)
-        pods = PodNetwork(store, Allocator(own.pod_cidrs), datapath, nl, mtu=mtu, publish=tables.set_host_ports)
+        pods = PodNetwork(store, Allocator(own.pod_cidrs), datapath, nl, mtu=mtu, publish=_publisher(tables))
         pods.restore()
         return Serving(own, host, mtu, datapath, pods, tables)
 
@@ -296,6 +298,18 @@ class Agent:
                 pod = Key(request.args.get("K8S_POD_NAMESPACE", ""), request.args.get("K8S_POD_NAME", ""))
                 self.edges.used_up(pod, request.args.get("K8S_POD_UID", ""), error.message)
             raise
+
+
+def _publisher(tables: Synchronizer) -> PublishHostPorts:
+    """What pods' host ports are told to."""
+
+    def publish(ports: Collection[HostPort]) -> None:
+        try:
+            tables.set_host_ports(ports)
+        except ApplyError as error:
+            raise DatapathError(str(error)) from error
+
+    return publish
 
 
 def _since_exec() -> float:

@@ -25,16 +25,13 @@ from agent.datapath import links, netns, podnet
 from agent.datapath.abi import Endpoint, IPAddress
 from agent.datapath.errors import DatapathError
 from agent.datapath.netlink import Netlink
-from agent.reconcile.applier import ApplyError
 from agent.services.hostports import HostPort
 
 log = logging.getLogger(__name__)
 
 
 PublishHostPorts = Callable[[Collection[HostPort]], None]
-"""Makes these the node's host ports, all of them, before it returns."""
-
-_FAILURES = (OSError, DatapathError, ApplyError)
+"""Makes these the node's host ports, all of them, before it returns. Raises `DatapathError`, `OSError`."""
 
 
 class EndpointRows(Protocol):
@@ -169,7 +166,11 @@ class PodNetwork:
                 else:
                     self._reattach(record)
         self._remove_strangers()
-        self._publish_host_ports()
+        try:
+            self._publish_host_ports()
+        except (OSError, DatapathError) as error:
+            # Whoever keeps the tables has heard of them, and tries again with all else.
+            log.error("host ports cannot be written", extra={"error": str(error)})
 
     def sweep(self) -> int:
         """Release what belongs to namespaces that are gone (their DEL never came); how many attachments."""
@@ -196,7 +197,7 @@ class PodNetwork:
                 self._make(record, namespace)
             except BaseException as error:
                 self._undo_quietly(record)
-                if isinstance(error, _FAILURES):
+                if isinstance(error, OSError | DatapathError):
                     raise CniError(Code.IO_FAILURE, f"the pod's network cannot be made: {_words(error)}") from error
                 raise
             return self._result(request, record)
@@ -223,32 +224,34 @@ class PodNetwork:
             port_mappings=request.port_mappings,
         )
         try:
-            host_ports(record.port_mappings, addresses)
             self._claim(record)
-        except BaseException as error:
+        except BaseException:
             self._release(addresses)
-            if isinstance(error, OSError):
-                raise CniError(
-                    Code.IO_FAILURE, f"the pod's address cannot be written down ({error.strerror}): free some space below /var/lib/anetd"
-                ) from error
-            if isinstance(error, ValueError):
-                raise CniError(Code.INVALID_CONFIG, str(error)) from error
             raise
         return record
 
     def _claim(self, record: Record) -> None:
-        """Write an intent down, unless another pod has one of its host ports."""
-        if not record.port_mappings:
-            self._store.put(record)
-            return
+        """Write an intent down, unless one of its host ports cannot be had or is another pod's."""
+        try:
+            host_ports(record.port_mappings, record.addresses)
+        except ValueError as error:
+            raise CniError(Code.INVALID_CONFIG, str(error)) from error
         for last in (False, True):
             with self._claiming:
                 taken = self._taken_port(record)
                 if not taken:
-                    self._store.put(record)
+                    self._write_down(record)
                     return
             if last or not self.sweep():
                 raise CniError(Code.TRY_AGAIN_LATER, taken, "delete one of the two pods, or give it another hostPort")
+
+    def _write_down(self, record: Record) -> None:
+        try:
+            self._store.put(record)
+        except OSError as error:
+            raise CniError(
+                Code.IO_FAILURE, f"the pod's address cannot be written down ({error.strerror}): free some space below /var/lib/anetd"
+            ) from error
 
     def _taken_port(self, record: Record) -> str:
         for other in self._store.all():
@@ -350,7 +353,7 @@ class PodNetwork:
                     self._undo(record)
                 else:
                     self._remove_unrecorded(attachment)
-            except _FAILURES as error:
+            except (OSError, DatapathError) as error:
                 raise CniError(Code.IO_FAILURE, f"the pod's network cannot be taken away: {_words(error)}") from error
 
     def _remove_link(self, name: str) -> None:
@@ -373,7 +376,7 @@ class PodNetwork:
     def _undo_quietly(self, record: Record) -> None:
         try:
             self._undo(record)
-        except _FAILURES as error:
+        except (OSError, DatapathError) as error:
             # The record stays: the runtime's DEL, the next ADD or the next start takes up where this ended.
             log.warning("a failed ADD could not be taken back at once", extra={"pod": record.pod, "error": str(error)})
 
@@ -421,7 +424,7 @@ def _alive(record: Record) -> bool:
     return found is not None and (found.device, found.inode) == record.netns_id
 
 
-def _words(error: OSError | DatapathError | ApplyError) -> str:
+def _words(error: OSError | DatapathError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 

@@ -138,8 +138,11 @@ class HttpLoop:
     def _accept(self, listener: socket.socket, handler: Handler) -> None:
         try:
             connection, _ = listener.accept()
-        except OSError:
-            return  # the client has gone again, or the listener was closed a moment ago
+        except OSError as error:
+            # The client has gone again, or the listener was closed a moment ago; or there is no descriptor for it, which passes.
+            if error.errno in {errno.EMFILE, errno.ENFILE}:
+                time.sleep(0.1)
+            return
         if len(self._clients) >= MAX_CLIENTS:
             connection.close()
             return
