@@ -87,6 +87,7 @@ class DatapathConfig:
     overlay_ifindex: int = 0
     routing_mode: RoutingMode = RoutingMode.NATIVE
     masquerade: bool = True
+    direct_return: bool = False
     attach_mode: AttachMode = AttachMode.AUTO
     mtu: int = 1500
     layout: str = "v2"
@@ -278,6 +279,7 @@ def _record(config: DatapathConfig) -> ConfigRecord:
         (ConfigFlag.COARSE_CLOCK, probe("coarse-clock").present),
         (ConfigFlag.IPV4, config.node_ipv4 is not None),
         (ConfigFlag.IPV6, config.node_ipv6 is not None),
+        (ConfigFlag.DIRECT_RETURN, config.direct_return),
     ):
         if wanted:
             flags |= flag

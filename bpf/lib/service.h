@@ -36,20 +36,66 @@ inline_always void source_towards(struct address *source, const struct packet *p
 	}
 }
 
-/* The flow of the packet's client to a backend. */
-inline_always void find_flow_to(const struct packet *p, struct flow *f, const struct address *backend, __be16 port)
+inline_always int translated_from(const struct conntrack_row *row, const struct packet *p)
 {
-	struct address source;
+	return (row->flags & CT_TRANSLATED) && row->translated_port == p->destination_port &&
+	       address_equal(&row->translated_address, &p->destination);
+}
 
+/* What is known of the flow of a packet's client to a backend. */
+enum flow_knowledge {
+	FLOW_CLIENT_IS_A = 1 << 0,
+	FLOW_ROW = 1 << 1, /* there is a row, */
+	FLOW_OVER = 1 << 2, /* of a flow that is over, */
+	FLOW_OF_FRONTEND = 1 << 3, /* or of one that began at the frontend that the packet is for */
+};
+
+struct choice {
+	__u32 backend_id;
+	__u32 known; /* enum flow_knowledge, of the flow to the backend */
+};
+
+/* Fills in the flow's key. Verified once, for it stands in a loop. */
+verified_apart __u32 ask_flow_to(struct flow_key *key, const struct packet *p, const struct address *backend, __u32 port, __u32 now)
+{
+	struct conntrack_row *row;
+	struct address source;
+	__u32 known = 0;
+
+	if (!key || !p || !backend)
+		return 0;
 	source_towards(&source, p, backend);
-	f->source_is_a = order_ends(&f->key, &source, p->source_port, backend, port, p->protocol);
+	if (order_ends(key, &source, p->source_port, backend, port, p->protocol))
+		known |= FLOW_CLIENT_IS_A;
+	row = bpf_map_lookup_elem(&conntrack, key);
+	if (!row)
+		return known;
+	known |= FLOW_ROW;
+	if (conntrack_is_over(row, p, now))
+		known |= FLOW_OVER;
+	else if (translated_from(row, p))
+		known |= FLOW_OF_FRONTEND;
+	return known;
+}
+
+/* Whether another frontend's flow, or a pod's own, has client, port and backend already: its answers could not be told from ours. */
+inline_always int flow_is_taken(__u32 known)
+{
+	return (known & FLOW_ROW) && !(known & (FLOW_OVER | FLOW_OF_FRONTEND));
+}
+
+inline_always void set_flow(struct flow *f, __u32 known)
+{
+	f->source_is_a = known & FLOW_CLIENT_IS_A;
 	f->forward = 1;
+	f->row = 0;
 	f->over = 0;
-	f->row = bpf_map_lookup_elem(&conntrack, &f->key);
-	if (f->row && conntrack_is_over(f->row, p, f->now)) {
-		f->over = f->row;
-		f->row = 0;
-	}
+	if (!(known & FLOW_ROW))
+		return;
+	if (known & FLOW_OVER)
+		f->over = bpf_map_lookup_elem(&conntrack, &f->key);
+	else
+		f->row = bpf_map_lookup_elem(&conntrack, &f->key);
 }
 
 /* Where a flow's packets go. */
@@ -61,12 +107,6 @@ inline_always const struct address *other_end(const struct flow *f)
 inline_always __be16 other_port(const struct flow *f)
 {
 	return f->source_is_a ? f->key.b_port : f->key.a_port;
-}
-
-inline_always int translated_from(const struct conntrack_row *row, const struct packet *p)
-{
-	return (row->flags & CT_TRANSLATED) && row->translated_port == p->destination_port &&
-	       address_equal(&row->translated_address, &p->destination);
 }
 
 /* The backend that a client with affinity was sent to, if it is still one; 0 if there is none. */
@@ -121,14 +161,13 @@ inline_always __u32 slot_backend(__u32 group, __u32 slot)
 }
 
 /*
- * A backend for a new flow to a frontend, its id into `chosen`. `f` becomes the flow to the backend, its row 0 unless it is known from the
- * same frontend.
+ * A backend for a new flow to a frontend, into `choice`; `f` gets the key of the flow to it.
  *
  * Precedence: the client's affinity; then, for clients outside, the Maglev table; then chance. Where client, port and backend are already
  * another frontend's flow, the next slot is tried.
  */
 call_apart verdict choose_backend(const struct packet *p, struct flow *f, const struct frontend *frontend, __u32 outside,
-				  __u32 *chosen)
+				  struct choice *choice)
 {
 	__u32 service_id = frontend->service_id, timeout = frontend->affinity_timeout;
 	__u32 group = service_id, count = frontend->count, flags = frontend->flags;
@@ -157,11 +196,11 @@ call_apart verdict choose_backend(const struct packet *p, struct flow *f, const 
 		}
 		backend = id ? bpf_map_lookup_elem(&backends, &id) : 0;
 		if (backend) {
-			find_flow_to(p, f, &backend->address, backend->port);
-			if (!f->row || translated_from(f->row, p)) {
+			choice->known = ask_flow_to(&f->key, p, &backend->address, backend->port, f->now);
+			if (!flow_is_taken(choice->known)) {
 				if (timeout)
 					remember_affinity(&p->source, service_id, id, f->now);
-				*chosen = id;
+				choice->backend_id = id;
 				return 0;
 			}
 			reason = DROP_SERVICE_COLLISION;
@@ -186,20 +225,20 @@ call_apart verdict remember_choice(const struct packet *p, const struct flow *f,
 	return bpf_map_update_elem(&conntrack, &key, row, BPF_ANY) ? dropped(DROP_CONNTRACK_FULL) : 0;
 }
 
-/* Whether a choice still stands; `f` becomes the flow to the backend. */
-call_apart int choice_holds(const struct packet *p, struct flow *f, struct conntrack_row *choice)
+/* Whether the choice kept in `row` still stands; `f` and `choice` as in choose_backend. */
+call_apart int choice_holds(const struct packet *p, struct flow *f, struct conntrack_row *row, struct choice *choice)
 {
-	__u32 id = choice->backend_id;
+	__u32 id = row->backend_id;
 
-	if (choice->last_seen != f->now)
-		choice->last_seen = f->now;
-	find_flow_to(p, f, &choice->translated_address, choice->translated_port);
-	if (f->row && !translated_from(f->row, p))
+	if (row->last_seen != f->now)
+		row->last_seen = f->now;
+	choice->known = ask_flow_to(&f->key, p, &row->translated_address, row->translated_port, f->now);
+	if (flow_is_taken(choice->known))
 		return 0;
 	/* A connection ends with its backend; a datagram, and the attempt at a connection, find another one. */
 	if (p->protocol == IPPROTO_TCP && !starts_connection(p))
 		return 1;
-	return f->row && bpf_map_lookup_elem(&backends, &id);
+	return (choice->known & FLOW_OF_FRONTEND) && bpf_map_lookup_elem(&backends, &id);
 }
 
 /* The row of a flow to a backend that is not known yet. `f` is that flow, the packet as it was sent to the frontend. */
@@ -230,23 +269,28 @@ call_apart verdict rewrite_to_backend(struct __sk_buff *skb, struct packet *p, c
 }
 
 /*
- * On entry `f` is the flow as it was sent to the frontend, `choice` its CT_SERVICE_ROW or 0, `frontend` the frontend or, with a choice, 0.
+ * On entry `f` is the flow as it was sent to the frontend, `kept` its CT_SERVICE_ROW or 0, `frontend` the frontend or, with such a row, 0.
  * On return 0 `f` is the flow to the backend; where f->row is 0 `fresh` is its row, to be added. The packet is unchanged.
  */
-inline_always verdict find_backend(const struct packet *p, struct flow *f, struct conntrack_row *choice, const struct frontend *frontend,
+inline_always verdict find_backend(const struct packet *p, struct flow *f, struct conntrack_row *kept, const struct frontend *frontend,
 				   struct conntrack_row *fresh, __u32 outside)
 {
-	__u32 id = 0;
+	struct choice choice = {};
+	int holds = kept && choice_holds(p, f, kept, &choice);
 	verdict v;
 
-	if (!choice || !choice_holds(p, f, choice)) {
-		if (choice)
+	if (!holds) {
+		if (kept)
 			frontend = find_frontend(p);
 		if (!frontend)
 			return dropped(DROP_NO_BACKEND);
-		v = choose_backend(p, f, frontend, outside, &id);
-		if (!v)
-			v = remember_choice(p, f, id, fresh);
+		v = choose_backend(p, f, frontend, outside, &choice);
+		if (v)
+			return v;
+	}
+	set_flow(f, choice.known);
+	if (!holds) {
+		v = remember_choice(p, f, choice.backend_id, fresh);
 		if (v)
 			return v;
 	}
