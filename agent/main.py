@@ -80,11 +80,8 @@ def run_agent(config_path: Path, paths: Paths | None = None, open_datapath: Open
 def _observe(agent: Agent, paths: Paths, cni: CniMetrics) -> None:
     from agent.observe import documents
     from agent.observe.control import ControlServer
-    from agent.observe.health import HealthServer
 
-    HealthServer(
-        {"/healthz": documents.healthz(agent), "/readyz": documents.readyz(agent), "/metrics": documents.metrics(agent, cni)}
-    ).start()
+    agent.edges.start({"/healthz": documents.healthz(agent), "/readyz": documents.readyz(agent), "/metrics": documents.metrics(agent, cni)})
     ControlServer(
         paths.run / "anetd.sock",
         {

@@ -129,11 +129,13 @@ class Synchronizer:
             self.metrics.heard(time.time(), len(services), len(slices))
             self._inputs.take_services(services)
             self._inputs.take_slices(slices)
-            if not self._services_known:
+            first, self._services_known = not self._services_known, True
+            if first:
                 self._inputs.triggers.clear()  # the past's changes, seen by a list
-                self._services_known = True
-            if self._inputs.changed or self._compiler is None:
+            if first or self._inputs.changed or self._compiler is None:
                 self._write()
+            else:
+                self.metrics.unaffected()
 
     def set_host_ports(self, ports: Collection[HostPort]) -> None:
         """These are all host ports of this node's pods; they are in the tables when this returns. Raises `ApplyError`, `OSError`."""

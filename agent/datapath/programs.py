@@ -38,7 +38,7 @@ from agent.datapath.abi import (
 from agent.datapath.attach import POD_PREFIX, Attacher, ClsactAttacher, Pair, SettlingAttacher, TcxAttacher
 from agent.datapath.errors import DatapathError
 from agent.datapath.libbpf import LoadedObject, load
-from agent.datapath.maps import PerCpuTable, RouteTable, Table
+from agent.datapath.maps import PerCpuTable, RouteTable, Table, Usage
 from agent.datapath.probe import probe
 
 
@@ -212,6 +212,11 @@ class Datapath:
     def collect_garbage(self) -> int:
         """Remove expired rows of conntrack and what hangs on them; the number of rows removed. Call it about once a minute."""
         return conntrack.collect(self.conntrack, self.masquerade)
+
+    def usage(self) -> dict[str, Usage]:
+        """How full the tables are whose rows nobody else counts. A scan of each: call it about once a minute."""
+        counted = (self.endpoints, self.routes, self.affinity, self.conntrack, self.masquerade, self.fragments)
+        return {table.name: Usage(len(table), table.max_entries) for table in counted}
 
     def settle(self, at_most: int = 8) -> int:
         """Move some pods' programs from filters to links, when nobody waits for the routing lock; how many were moved."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from agent.cni.ipam import Pool
 from agent.datapath.abi import DropDirection, DropReason
+from agent.observe.httpd import METRICS, Answer, Page
 from agent.observe.metrics import CniMetrics, family, resident_bytes
 from agent.runtime import Agent
 
@@ -68,6 +69,7 @@ def endpoints(agent: Agent) -> list[dict[str, Any]]:
                 "attached": name in links,
                 "ifindex": row.ifindex,
                 "mac": row.pod_mac,
+                "hostPorts": [str(each) for each in record.port_mappings] if record else [],
             }
         )
     return sorted(found, key=lambda row: (row["id"], row["address"]))
@@ -78,20 +80,20 @@ def services(agent: Agent, name: str = "") -> list[dict[str, Any]]:
     return agent.serving.tables.explain(name) if agent.serving is not None else []
 
 
-def healthz(agent: Agent) -> Callable[[], tuple[int, str]]:
-    """200 as long as the main loop comes round."""
-    return lambda: (503, "the main loop has stalled\n") if agent.stalled else (200, "ok\n")
+def healthz(agent: Agent) -> Page:
+    """200 as long as the main loop comes round. The API server's absence is no reason to restart an agent whose pods run."""
+    return lambda: Answer(503, "the main loop has stalled\n") if agent.stalled else Answer(200, "ok\n")
 
 
-def readyz(agent: Agent) -> Callable[[], tuple[int, str]]:
+def readyz(agent: Agent) -> Page:
     """200 once pods are served."""
-    return lambda: (200, "ok\n") if agent.ready else (503, f"not ready: waiting for {agent.waiting_for}\n")
+    return lambda: Answer(200, "ok\n") if agent.ready else Answer(503, f"not ready: waiting for {agent.waiting_for}\n")
 
 
-def metrics(agent: Agent, cni: CniMetrics) -> Callable[[], tuple[int, str]]:
+def metrics(agent: Agent, cni: CniMetrics) -> Page:
     """The metrics page."""
 
-    def page() -> tuple[int, str]:
+    def page() -> Answer:
         drops = list(_drops(agent))
         labels: Callable[[str, str], dict[str, str]] = lambda reason, direction: {"reason": reason, "direction": direction}  # noqa: E731
         lines = [
@@ -113,8 +115,9 @@ def metrics(agent: Agent, cni: CniMetrics) -> Callable[[], tuple[int, str]]:
             *family("anetd_drop_packets_total", "counter", "Packets dropped.", [(labels(r, d), packets) for r, d, packets, _ in drops]),
             *family("anetd_drop_bytes_total", "counter", "Bytes dropped.", [(labels(r, d), size) for r, d, _, size in drops]),
             *cni.render(),
+            *agent.edges.render(),
         ]
-        return 200, "\n".join(lines) + "\n"
+        return Answer(200, "\n".join(lines) + "\n", METRICS)
 
     return page
 

@@ -76,14 +76,21 @@ class ServiceMetrics:
 
     def heard(self, now: float, services: int, endpoints: int) -> None:
         """Changes were taken up."""
+        if not services and not endpoints:
+            return
         with self.lock:
             self.service_changes += services
             self.endpoint_changes += endpoints
             self.pending_services += services
             self.pending_endpoints += endpoints
             self.last_queued = now
-            if (services or endpoints) and not self.pending_since:
-                self.pending_since = now
+            self.pending_since = self.pending_since or now
+
+    def unaffected(self) -> None:
+        """What was heard of changes no row."""
+        with self.lock:
+            self.pending_services = self.pending_endpoints = 0
+            self.pending_since = 0.0
 
     def synced(self, now: float, seconds: float, triggers: Iterable[float]) -> None:
         """A round succeeded; `triggers` are the times, in seconds since 1970, of what it brought about."""

@@ -17,8 +17,19 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def endpoints(document: Sequence[Mapping[str, Any]]) -> str:
     """`anetd endpoints`."""
     return table(
-        ("ADDRESS", "POD", "ID", "LINK", "IFINDEX", "MAC"),
-        [(row["address"], row["pod"] or "-", row["id"], row["link"] or "-", row["ifindex"], row["mac"]) for row in document],
+        ("ADDRESS", "POD", "ID", "LINK", "IFINDEX", "MAC", "HOST PORTS"),
+        [
+            (
+                row["address"],
+                row["pod"] or "-",
+                row["id"],
+                row["link"] or "-",
+                row["ifindex"],
+                row["mac"],
+                ", ".join(row["hostPorts"]) or "-",
+            )
+            for row in document
+        ],
     )
 
 

@@ -21,6 +21,7 @@ T = TypeVar("T")
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
+TO_BE_DELETED_TAINT = "ToBeDeletedByClusterAutoscaler"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 SOURCE_RANGES_ANNOTATION = "service.beta.kubernetes.io/load-balancer-source-ranges"
 TRIGGER_ANNOTATION = "endpoints.kubernetes.io/last-change-trigger-time"
@@ -49,6 +50,8 @@ class Node:
     other_addresses: tuple[Address, ...] = ()
     zone: str = ""
     ready: bool = False
+    leaving: bool = False
+    """Whether it is being deleted, or about to be: load balancers should send nothing new."""
 
     @property
     def ipv4(self) -> IPv4Address | None:
@@ -170,6 +173,8 @@ def node(document: Mapping[str, Any]) -> Node:
         _parsed(other, ip_address),
         zone=labels.get(ZONE_LABEL) or "",
         ready=any(row.get("type") == "Ready" and row.get("status") == "True" for row in status.get("conditions") or ()),
+        leaving="deletionTimestamp" in (document.get("metadata") or {})
+        or any(row.get("key") == TO_BE_DELETED_TAINT for row in spec.get("taints") or ()),
     )
 
 
