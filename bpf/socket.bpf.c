@@ -14,6 +14,12 @@
 
 TABLE(socket_flows, BPF_MAP_TYPE_LRU_HASH, struct socket_flow_key, struct socket_flow, 65536, 0);
 
+/*
+ * A connected datagram socket's cookie -> the backend that it was given, as long as the socket lives: by it the agent tells who has to hear
+ * that the backend is gone from who connected to it directly. socket_flows may have forgotten by then; here rows go with their sockets.
+ */
+TABLE(socket_backends, BPF_MAP_TYPE_LRU_HASH, __u64, struct backend, 16384, 0);
+
 /* Slots that are tried: while rows change, one may be missing for a moment. */
 #define SLOTS_TRIED 4
 
@@ -126,7 +132,7 @@ inline_always enum answer find_frontend(struct bpf_sock_addr *ctx, const struct 
  * A backend in place of what was asked for, or 0. A TCP connection gets any. A datagram socket gets the one that follows from its cookie, so
  * that it keeps it while the Service stays as it is, and so that sendto() on a connected one goes where its replies are heard from.
  */
-inline_always enum answer translate(struct bpf_sock_addr *ctx, const struct frontend_key *asked, struct backend **to)
+inline_always enum answer translate(struct bpf_sock_addr *ctx, const struct frontend_key *asked, int connects, struct backend **to)
 {
 	struct frontend *frontend;
 	__u64 cookie;
@@ -145,20 +151,23 @@ inline_always enum answer translate(struct bpf_sock_addr *ctx, const struct fron
 	cookie = bpf_get_socket_cookie(ctx);
 	/* Cookies are handed out in sequence, and every second one may be another kind of socket: multiplied, their high bits are even. */
 	*to = choose_backend(frontend, count, asked->protocol == IPPROTO_TCP ? bpf_get_prandom_u32() : cookie * 0x9e3779b97f4a7c15 >> 32);
-	if (*to)
+	if (*to) {
 		remember(cookie, asked, *to);
+		if (connects && asked->protocol == IPPROTO_UDP)
+			bpf_map_update_elem(&socket_backends, &cookie, *to, BPF_ANY);
+	}
 	return PROCEED;
 }
 
 /* user_port is 32 bits wide: the port in network order, as in the low half of a register. */
-inline_always enum answer translate_ipv4(struct bpf_sock_addr *ctx)
+inline_always enum answer translate_ipv4(struct bpf_sock_addr *ctx, int connects)
 {
 	struct frontend_key asked = { .port = ctx->user_port, .protocol = ctx->protocol };
 	struct backend *to;
 	enum answer answer;
 
 	address_from_ipv4(&asked.address, ctx->user_ip4);
-	answer = translate(ctx, &asked, &to);
+	answer = translate(ctx, &asked, connects, &to);
 	if (to) {
 		ctx->user_ip4 = to->address.words[3];
 		ctx->user_port = to->port;
@@ -176,14 +185,14 @@ inline_always void write_ipv6(struct bpf_sock_addr *ctx, const struct address *a
 }
 
 /* An IPv6 socket's IPv4 destination stands in the context as it does in our tables, and so does its backend. */
-inline_always enum answer translate_ipv6(struct bpf_sock_addr *ctx)
+inline_always enum answer translate_ipv6(struct bpf_sock_addr *ctx, int connects)
 {
 	struct frontend_key asked = { .port = ctx->user_port, .protocol = ctx->protocol };
 	struct backend *to;
 	enum answer answer;
 
 	address_from_ipv6(&asked.address, ctx->user_ip6);
-	answer = translate(ctx, &asked, &to);
+	answer = translate(ctx, &asked, connects, &to);
 	if (to)
 		write_ipv6(ctx, &to->address, to->port);
 	return answer;
@@ -192,25 +201,25 @@ inline_always enum answer translate_ipv6(struct bpf_sock_addr *ctx)
 SEC("cgroup/connect4")
 int connect4(struct bpf_sock_addr *ctx)
 {
-	return translate_ipv4(ctx);
+	return translate_ipv4(ctx, 1);
 }
 
 SEC("cgroup/connect6")
 int connect6(struct bpf_sock_addr *ctx)
 {
-	return translate_ipv6(ctx);
+	return translate_ipv6(ctx, 1);
 }
 
 SEC("cgroup/sendmsg4")
 int sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return translate_ipv4(ctx);
+	return translate_ipv4(ctx, 0);
 }
 
 SEC("cgroup/sendmsg6")
 int sendmsg6(struct bpf_sock_addr *ctx)
 {
-	return translate_ipv6(ctx);
+	return translate_ipv6(ctx, 0);
 }
 
 /* What this socket asked for, if the address that it is about to be told is that of a backend that it got for it. */
@@ -300,6 +309,20 @@ int bind6(struct bpf_sock_addr *ctx)
 
 	address_from_ipv6(&asked.address, ctx->user_ip6);
 	return permit_bind(ctx, &asked);
+}
+
+SEC("cgroup/sock_release")
+int sock_release(struct bpf_sock *ctx)
+{
+	__u64 cookie;
+
+	if (ctx->protocol == IPPROTO_UDP) {
+		cookie = bpf_get_socket_cookie(ctx);
+		/* Most have none: looking takes no lock. */
+		if (bpf_map_lookup_elem(&socket_backends, &cookie))
+			bpf_map_delete_elem(&socket_backends, &cookie);
+	}
+	return PROCEED;
 }
 
 char licence[] SEC("license") = "GPL";

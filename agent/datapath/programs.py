@@ -72,6 +72,7 @@ class MapSizes:
     source_ranges: int = 65536
     affinity: int = 65536
     socket_flows: int = 65536
+    socket_backends: int = 16384
     conntrack: int = 131072
     masquerade: int = 65536
     fragments: int = 8192
@@ -111,6 +112,7 @@ _CODECS: Mapping[str, tuple[Codec[Any], Codec[Any]]] = {
     "masquerade": (abi.FLOW_KEY, abi.MASQUERADE_ROW),
     "fragments": (abi.FRAGMENT_KEY, abi.FRAGMENT_ROW),
     "socket_flows": (abi.SOCKET_FLOW_KEY, abi.SOCKET_FLOW),
+    "socket_backends": (abi.COOKIE, abi.BACKEND),
 }
 
 
@@ -149,7 +151,8 @@ class Datapath:
         self.fragments: Table[FragmentKey, FragmentRow] = _table("fragments", maps)
         self.drops: PerCpuTable[DropKey, DropCount] = PerCpuTable("drops", maps["drops"], abi.DROP_KEY, abi.DROP_COUNT, abi.sum_drops)
         self.socket_flows: Table[SocketFlowKey, SocketFlow] | None = None
-        """There once sockets were attached."""
+        self.socket_backends: Table[int, Backend] | None = None
+        """These two are there once sockets were attached."""
 
     @classmethod
     def open(cls, config: DatapathConfig, bpffs: Path, objects: Path) -> Datapath:
@@ -220,6 +223,7 @@ class Datapath:
             self.detach_sockets()
             raise
         self.socket_flows = _table("socket_flows", self._loaded["socket"].maps)
+        self.socket_backends = _table("socket_backends", self._loaded["socket"].maps)
         self._detach_sockets_of({*self._root.parent.glob("*/links")} - {self._root / "links"})
 
     def detach_sockets(self) -> None:
@@ -227,12 +231,16 @@ class Datapath:
         self._detach_sockets_of(self._root.parent.glob("*/links"))
 
     def destroy_sockets(self, backends: Collection[Backend]) -> int:
-        """End the connected UDP sockets of this node that point at a backend, so that their owners notice; how many there were.
+        """End the UDP sockets of this node that a Service connected to one of `backends`, so that their owners notice; how many there were.
 
         Raises `DatapathError` if some namespace could not be searched, after the others were.
         """
-        ends = {(backend.address, backend.port) for backend in backends if backend.protocol == socket.IPPROTO_UDP}
-        return sockets.destroy_udp(ends, self.pod_namespaces()) if ends else 0
+        if self.socket_backends is None:
+            return 0
+        gone = {(backend.address, backend.port) for backend in backends if backend.protocol == socket.IPPROTO_UDP}
+        given = ((cookie, (backend.address, backend.port)) for cookie, backend in self.socket_backends.items()) if gone else ()
+        wanted = {cookie: end for cookie, end in given if end in gone}
+        return sockets.destroy_udp(wanted, self.pod_namespaces()) if wanted else 0
 
     def attached(self) -> frozenset[str]:
         """Host ends that have both programs."""

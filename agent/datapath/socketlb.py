@@ -17,6 +17,7 @@ from agent.datapath.errors import DatapathError
 from agent.datapath.syscalls import Attach
 
 HOOKS: Mapping[str, Attach] = {
+    "sock_release": Attach.CGROUP_INET_SOCK_RELEASE,
     "recvmsg4": Attach.CGROUP_UDP4_RECVMSG,
     "recvmsg6": Attach.CGROUP_UDP6_RECVMSG,
     "getpeername4": Attach.CGROUP_INET4_GETPEERNAME,
@@ -28,7 +29,7 @@ HOOKS: Mapping[str, Attach] = {
     "bind4": Attach.CGROUP_INET4_BIND,
     "bind6": Attach.CGROUP_INET6_BIND,
 }
-"""Program -> where it belongs, in the order of attaching: what puts back comes before what translates."""
+"""Program -> where it belongs, in the order of attaching: what forgets and what puts back comes before what translates."""
 
 CGROUP_MOUNT = Path("/sys/fs/cgroup")
 _PIN_PREFIX = "socket-"

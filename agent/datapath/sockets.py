@@ -1,8 +1,8 @@
 """Connected UDP sockets that outlived their backend: found and ended by the kernel's socket diagnosis (NETLINK_SOCK_DIAG).
 
-A datagram socket that was connected through a Service goes on sending to the backend that it got then, and nothing tells it when that
-is gone. Ended, it has no peer any more: who waits for an answer gets ECONNABORTED at once, who sends gets EDESTADDRREQ, and a new connect()
-leads to a backend that lives.
+A datagram socket that was connected through a Service goes on sending to the backend that it got then, and nothing tells it when that is
+gone. Ended, it has no peer any more: who waits for an answer gets ECONNABORTED at once, who sends gets EDESTADDRREQ, and a new connect()
+leads to a backend that lives. Whoever connected to the same address by himself is left alone: sockets are told by their cookies.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Collection, Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -27,8 +28,8 @@ _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
 _ESTABLISHED = 1 << 1
 _REQUEST = struct.Struct("=BBBxI")
-_ID = slice(4, 52)
-"""Of an answer: ports, addresses, device and cookie, which is how the kernel wants to be told the socket again."""
+_ID, _COOKIE = slice(4, 52), slice(44, 52)
+"""Of an answer: ports, addresses, device and cookie, which is how the kernel wants to be told the socket again; the cookie alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +37,26 @@ class _Connected:
     """A socket that has a peer. `id` is the kernel's `struct inet_diag_sockid`."""
 
     family: int
+    cookie: int
     peer: End
     id: bytes
 
 
-def destroy_udp(ends: Collection[End], namespaces: Iterable[str]) -> int:
-    """End the UDP sockets connected to one of `ends`, in this thread's network namespace and those at the paths `namespaces`.
+def destroy_udp(wanted: Mapping[int, End], namespaces: Iterable[str]) -> int:
+    """End the UDP sockets with the cookies `wanted`, each if it is still connected to its end; how many were.
 
-    IPv4 peers of IPv6 sockets count as IPv4. How many were ended. A namespace that is gone has none. Raises `DatapathError` about the
-    namespaces that could not be searched, after the others were; CAP_NET_ADMIN is needed in each.
+    They are looked for in this thread's network namespace and in those at the paths `namespaces`; one that is gone has none. An IPv6
+    socket's IPv4 peer is IPv4. Raises `DatapathError` about the namespaces that could not be searched, after the others were; CAP_NET_ADMIN
+    is needed in each.
     """
-    wanted = frozenset(ends)
-    ended, failures = 0, []
+    left, ended, failures = dict(wanted), 0, []
     for path in ("", *dict.fromkeys(namespaces)):
+        if not left:
+            break
         try:
-            ended += _destroy_in(path, wanted)
+            for each in _in_namespace(path, left):
+                del left[each]
+                ended += 1
         except netns.NamespaceGoneError:
             continue
         except OSError as error:
@@ -60,19 +66,21 @@ def destroy_udp(ends: Collection[End], namespaces: Iterable[str]) -> int:
     return ended
 
 
-def _destroy_in(path: str, wanted: Collection[End]) -> int:
+def _in_namespace(path: str, wanted: Mapping[int, End]) -> list[int]:
+    """The cookies of those that were ended."""
     if not path:
-        return _destroy_here(wanted)
+        return _here(wanted)
     fd = netns.open_namespace(path)
     try:
-        return netns.run_in(fd, lambda: _destroy_here(wanted))
+        return netns.run_in(fd, lambda: _here(wanted))
     finally:
         os.close(fd)
 
 
-def _destroy_here(wanted: Collection[End]) -> int:
+def _here(wanted: Mapping[int, End]) -> list[int]:
     with Netlink(_NETLINK_SOCK_DIAG) as diag:
-        return sum(_destroy(diag, each) for each in list(_connected(diag)) if each.peer in wanted)
+        found = [each for each in _connected(diag) if wanted.get(each.cookie) == each.peer]
+        return [each.cookie for each in found if _destroy(diag, each)]
 
 
 def _connected(diag: Netlink) -> Iterator[_Connected]:
@@ -81,7 +89,7 @@ def _connected(diag: Netlink) -> Iterator[_Connected]:
         for answer in diag.dump(_SOCK_DIAG_BY_FAMILY, request, "list connected UDP sockets"):
             (port,) = struct.unpack_from(">H", answer, 6)
             peer: IPAddress = IPv4Address(answer[24:28]) if family == socket.AF_INET else unpack_address(answer[24:40])
-            yield _Connected(family, (peer, port), answer[_ID])
+            yield _Connected(family, int.from_bytes(answer[_COOKIE], sys.byteorder), (peer, port), answer[_ID])
 
 
 def _destroy(diag: Netlink, found: _Connected) -> bool:

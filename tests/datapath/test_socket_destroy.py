@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
 
-from agent.datapath import netns, sockets
+from agent.datapath import netns
 from agent.datapath.abi import Backend
 from agent.datapath.errors import DatapathError
 from agent.datapath.netlink import Netlink, NetlinkError
@@ -77,7 +78,8 @@ def test_sockets_that_point_at_the_backend_are_ended_on_the_node_and_in_pods(net
 
 @BY_WAY
 def test_who_waits_for_an_answer_is_woken(net: SocketLab, way: Way, opened: list[Socket]) -> None:
-    waiting = net.workers["pod"].connect(way, UDP, BACKENDS[way.family][0], PORT)
+    net.service(VIP[way.family], 80, UDP, [(BACKENDS[way.family][0], PORT)])
+    waiting = net.workers["pod"].connect(way, UDP, VIP[way.family], 80)
     opened.append(waiting)
     waiting.settimeout(30)
     waiting.worker.send(call="recv", on=waiting.number, **{"with": [10]})
@@ -102,35 +104,60 @@ def test_an_ended_socket_can_be_connected_again(net: SocketLab, way: Way, opened
 @BY_WAY
 def test_others_are_left_alone(net: SocketLab, way: Way, opened: list[Socket]) -> None:
     first, second = BACKENDS[way.family]
-    pod = net.workers["pod"]
-    another_port = pod.connect(way, UDP, first, PORT + 1)
-    another_backend = pod.connect(way, UDP, second, PORT)
-    stream = pod.connect(way, TCP, first, PORT)
+    vip, pod = VIP[way.family], net.workers["pod"]
+    for id_, (port, protocol, end) in enumerate([(80, UDP, first), (81, UDP, second), (82, TCP, first)], start=1):
+        net.service(vip, port, protocol, [(end, PORT)], id_=id_)
+    direct = pod.connect(way, UDP, first, PORT)
+    another_backend = pod.connect(way, UDP, vip, 81)
+    stream = pod.connect(way, TCP, vip, 82)
     unconnected = pod.open(way, UDP)
-    opened += [another_port, another_backend, stream, unconnected]
-    assert unconnected.ask_at(way.spell(first), PORT)[0][0] == first
+    opened += [direct, another_backend, stream, unconnected]
+    assert unconnected.ask_at(way.spell(vip), 80)[0][0] == first
     assert destroy(net, (first, PORT)) == 0
     assert destroy(net, (second, PORT), protocol=TCP) == 0
-    another_port.send("?")
-    assert [each.ask()[0] for each in (another_backend, stream)] == [second, first]
-    assert unconnected.ask_at(way.spell(first), PORT)[0][0] == first
+    assert destroy(net, (second, PORT + 1)) == 0
+    assert [each.ask()[0] for each in (direct, another_backend, stream)] == [first, second, first]
+    assert unconnected.ask_at(way.spell(vip), 80)[0][0] == first
+
+
+@BY_WAY
+def test_who_left_the_service_for_another_peer_is_left_alone(net: SocketLab, way: Way, opened: list[Socket]) -> None:
+    first, second = BACKENDS[way.family]
+    net.service(VIP[way.family], 80, UDP, [(first, PORT)])
+    moved = net.workers["pod"].connect(way, UDP, VIP[way.family], 80)
+    opened.append(moved)
+    moved.connect((way.spell(second), PORT))
+    assert destroy(net, (first, PORT), (second, PORT)) == 0
+    assert moved.ask()[0] == second
+
+
+def test_it_is_not_forgotten_who_was_connected_long_ago(net: SocketLab, opened: list[Socket]) -> None:
+    """What a socket is told about its peer may be, with the oldest rows of a full table."""
+    net.service(VIP[4], 80, UDP, [(BACKENDS[4][0], PORT)])
+    opened.append(net.workers["pod"].connect(WAYS[0], UDP, VIP[4], 80))
+    assert net.datapath.socket_flows is not None
+    net.datapath.socket_flows.clear()
+    assert destroy(net, (BACKENDS[4][0], PORT)) == 1
+    assert is_aborted(opened[0])
 
 
 def test_sockets_that_share_one_address_and_port_are_ended_one_by_one(net: SocketLab, opened: list[Socket]) -> None:
+    net.service(VIP[4], 80, UDP, [(BACKENDS[4][0], PORT)])
     for _ in range(3):
         each = net.workers["pod"].open(WAYS[0], UDP)
-        each.setsockopt(1, 15, 1)  # SO_REUSEPORT
-        each.bind(("0.0.0.0", 5353))
-        each.connect((BACKENDS[4][0], PORT))
         opened.append(each)
-    assert destroy(net, (BACKENDS[4][0], PORT)) == 3
-    assert destroy(net, (BACKENDS[4][0], PORT)) == 0
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        each.bind(("0.0.0.0", 5353))
+        each.connect((VIP[4], 80))
+    ended = [destroy(net, (BACKENDS[4][0], PORT)) for _ in range(3)]
+    assert sum(ended) == 3
+    assert all(is_aborted(each) for each in opened)
 
 
 def test_many_are_ended_at_once(net: SocketLab, opened: list[Socket]) -> None:
     for way in WAYS:
-        for address in BACKENDS[way.family]:
-            opened += [net.workers["pod"].connect(way, UDP, address, PORT) for _ in range(100)]
+        net.service(VIP[way.family], 80, UDP, net.both(way.family), id_=way.family)
+        opened += [net.workers["pod"].connect(way, UDP, VIP[way.family], 80) for _ in range(200)]
     assert destroy(net, *[(address, PORT) for family in (4, 6) for address in BACKENDS[family]]) == 600
     assert all(is_aborted(each) for each in opened)
 
@@ -138,7 +165,8 @@ def test_many_are_ended_at_once(net: SocketLab, opened: list[Socket]) -> None:
 def test_namespaces_that_cannot_be_searched_are_named_and_the_others_are_searched(
     net: SocketLab, opened: list[Socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened.append(net.workers["pod"].connect(WAYS[0], UDP, BACKENDS[4][0], PORT))
+    net.service(VIP[4], 80, UDP, [(BACKENDS[4][0], PORT)])
+    opened.append(net.workers["pod"].connect(WAYS[0], UDP, VIP[4], 80))
     with in_namespace("sk-node"):
         node = netns.cookie()
     real = Netlink.request
@@ -155,6 +183,18 @@ def test_namespaces_that_cannot_be_searched_are_named_and_the_others_are_searche
     assert is_aborted(opened[0])
 
 
-def test_no_backend_and_no_socket_is_no_work(net: SocketLab) -> None:
-    assert net.datapath.destroy_sockets([]) == 0
-    assert sockets.destroy_udp({(ip_address("198.19.42.99"), 1)}, PATHS) == 0
+def test_rows_go_with_their_sockets(net: SocketLab) -> None:
+    net.service(VIP[4], 80, UDP, net.both(4))
+    table = net.datapath.socket_backends
+    assert table is not None
+    before = set(dict(table.items()))
+    connected = net.workers["pod"].connect(WAYS[0], UDP, VIP[4], 80)
+    (made,) = set(dict(table.items())) - before
+    assert table.get(made) in [Backend(ip_address(address), PORT, UDP) for address in BACKENDS[4]]
+    connected.close()
+    assert table.get(made) is None
+
+
+def test_without_backends_or_sockets_there_is_nothing_to_end(net: SocketLab) -> None:
+    assert destroy(net) == 0
+    assert destroy(net, ("198.19.42.99", 1)) == 0
