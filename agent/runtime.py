@@ -198,7 +198,7 @@ class Agent:
             datapath.attach_sockets(socketlb.find_cgroup(self._paths.cgroups))
         except DatapathError as error:
             log.warning("no load balancing at the socket; packets are translated one by one", extra={"reason": str(error)})
-            return SocketLB(on=False, reason=str(error))
+            return SocketLB(on=False, reason=str(error).partition("\n")[0])
         return SocketLB(on=True)
 
     def _overlay(self, nl: Netlink, own: Node, mtu: int) -> links.Link | None:

@@ -217,6 +217,9 @@ class Datapath:
         """
         try:
             if "socket" not in self._loaded:
+                hooks = probe("socket-hooks")
+                if not hooks.present:
+                    raise DatapathError(f"this kernel has no such programs ({hooks.reason}), which Linux {hooks.since} brought")
                 self._loaded["socket"] = self._load_object("socket")
             socketlb.attach(self._root / "links", cgroup, self._loaded["socket"].programs)
         except DatapathError:
@@ -235,12 +238,11 @@ class Datapath:
 
         Raises `DatapathError` if some namespace could not be searched, after the others were.
         """
-        if self.socket_backends is None:
-            return 0
         gone = {(backend.address, backend.port) for backend in backends if backend.protocol == socket.IPPROTO_UDP}
-        given = ((cookie, (backend.address, backend.port)) for cookie, backend in self.socket_backends.items()) if gone else ()
-        wanted = {cookie: end for cookie, end in given if end in gone}
-        return sockets.destroy_udp(wanted, self.pod_namespaces()) if wanted else 0
+        if not gone or self.socket_backends is None:
+            return 0
+        given = {cookie: (backend.address, backend.port) for cookie, backend in self.socket_backends.items()}
+        return sockets.destroy_udp({cookie: end for cookie, end in given.items() if end in gone}, self.pod_namespaces())
 
     def attached(self) -> frozenset[str]:
         """Host ends that have both programs."""

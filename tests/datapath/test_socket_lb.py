@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from agent.datapath import netns, probe, programs, socketlb, syscalls
-from agent.datapath.abi import FrontendFlag, FrontendScope, SlotKey, SocketFlowKey
+from agent.datapath.abi import Backend, FrontendFlag, FrontendScope, SlotKey, SocketFlowKey
 from agent.datapath.errors import DatapathError
 
 from .lab import in_namespace
@@ -519,6 +519,20 @@ def test_a_cgroup_that_cannot_be_used_is_named_and_nothing_is_attached(net: Sock
         with pytest.raises(DatapathError, match="cgroup2"):
             socketlb.find_cgroup(tmp_path)
     finally:
+        net.datapath.attach_sockets(net.cgroup)
+
+
+def test_a_kernel_without_these_hooks_is_told_from_one_that_fails(net: SocketLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = probe.Feature("socket-hooks", present=False, required=False, since="5.9", use="", reason="Invalid argument")
+    monkeypatch.setattr(programs, "probe", lambda name: absent if name == "socket-hooks" else probe.probe(name))
+    with in_namespace("sk-node"):
+        older = open_datapath(net.pins, layout="v9")
+    try:
+        with pytest.raises(DatapathError, match=r"no such programs \(Invalid argument\).*5\.9"):
+            older.attach_sockets(net.cgroup)
+        assert (older.destroy_sockets([Backend(ip_address(VIP[4]), 80, UDP)]), links(net.pins)) == (0, {})
+    finally:
+        older.close()
         net.datapath.attach_sockets(net.cgroup)
 
 
