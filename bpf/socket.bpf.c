@@ -8,9 +8,7 @@
  */
 #include <linux/errno.h>
 
-#include "lib/address.h"
-#include "lib/route.h"
-#include "lib/tables.h"
+#include "lib/frontend.h"
 
 TABLE(socket_flows, BPF_MAP_TYPE_LRU_HASH, struct socket_flow_key, struct socket_flow, 65536, 0);
 
@@ -58,14 +56,6 @@ inline_always struct frontend *frontend_of_scope(const struct frontend_key *aske
 	return bpf_map_lookup_elem(&frontends, &key);
 }
 
-/* Whether the address is a Service's, although not with this port and protocol. */
-inline_always int is_service_address(const struct frontend_key *asked)
-{
-	struct frontend_key key = { .address = asked->address };
-
-	return bpf_map_lookup_elem(&frontends, &key) != 0;
-}
-
 inline_always struct backend *choose_backend(const struct frontend *frontend, __u32 count, __u32 choice)
 {
 	struct slot_key slot = { .service_id = frontend->service_id, .slot = (__u64)choice * count >> 32 };
@@ -96,10 +86,9 @@ inline_always void remember(__u64 cookie, const struct frontend_key *asked, cons
  * What the destination means, most exact first: a Service's address and port; a port of every node; a port of this node. An address that
  * is a node's own is never refused: whatever the node itself has on other ports stays reachable, even where it is some Service's external IP.
  */
-inline_always enum answer find_frontend(struct bpf_sock_addr *ctx, const struct frontend_key *asked, struct frontend **found)
+inline_always enum answer resolve(struct bpf_sock_addr *ctx, const struct frontend_key *asked, struct frontend **found)
 {
 	int loopback = address_is_loopback(&asked->address);
-	struct route *route;
 	__u32 kind;
 
 	*found = 0;
@@ -108,11 +97,7 @@ inline_always enum answer find_frontend(struct bpf_sock_addr *ctx, const struct 
 	*found = bpf_map_lookup_elem(&frontends, asked);
 	if (*found)
 		return PROCEED;
-	kind = ROUTE_THIS_NODE;
-	if (!loopback) {
-		route = route_to(&asked->address);
-		kind = route ? route->kind : 0;
-	}
+	kind = loopback ? ROUTE_THIS_NODE : route_kind(route_to(&asked->address));
 	switch (kind) {
 	case ROUTE_LOCAL_PODS:
 	case ROUTE_REMOTE_PODS:
@@ -124,7 +109,7 @@ inline_always enum answer find_frontend(struct bpf_sock_addr *ctx, const struct 
 			*found = frontend_of_scope(asked, FRONTEND_HOST_PORT);
 		return PROCEED;
 	default:
-		return is_service_address(asked) ? REFUSE : PROCEED;
+		return address_of_service(&asked->address) ? REFUSE : PROCEED;
 	}
 }
 
@@ -141,7 +126,7 @@ inline_always enum answer translate(struct bpf_sock_addr *ctx, const struct fron
 	*to = 0;
 	if (asked->protocol != IPPROTO_TCP && asked->protocol != IPPROTO_UDP)
 		return PROCEED;
-	if (find_frontend(ctx, asked, &frontend) == REFUSE)
+	if (resolve(ctx, asked, &frontend) == REFUSE)
 		return refuse(ECONNREFUSED);
 	if (!frontend || !(frontend->flags & FRONTEND_SOCKET))
 		return PROCEED;

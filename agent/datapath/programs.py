@@ -86,6 +86,7 @@ class DatapathConfig:
     node_ipv6: IPv6Address | None
     device: str
     device_ifindex: int
+    device_mac: str = "00:00:00:00:00:00"
     overlay_ifindex: int = 0
     routing_mode: RoutingMode = RoutingMode.NATIVE
     masquerade: bool = True
@@ -253,6 +254,11 @@ class Datapath:
         self.endpoints.delete(address)
         conntrack.remove_pod(self.conntrack, self.masquerade, address)
 
+    def forget_backends(self, removed: Mapping[int, Backend]) -> int:
+        """Remove what still leads to backends whose rows were removed, by their ids; how many rows went."""
+        datagrams = [number for number, backend in removed.items() if backend.protocol == socket.IPPROTO_UDP]
+        return conntrack.remove_backends(self.conntrack, self.affinity, removed, datagrams)
+
     def collect_garbage(self) -> int:
         """Remove expired rows of conntrack and what hangs on them; the number of rows removed. Call it about once a minute."""
         return conntrack.collect(self.conntrack, self.masquerade)
@@ -339,5 +345,6 @@ def _record(config: DatapathConfig) -> ConfigRecord:
         config.overlay_ifindex,
         config.mtu,
         flags,
+        device_mac=config.device_mac,
         host_netns_cookie=netns.cookie(),
     )
