@@ -27,6 +27,7 @@ enum config_flag {
 	CONFIG_IPV4 = 1 << 3, /* the node has an IPv4 address */
 	CONFIG_IPV6 = 1 << 4,
 	CONFIG_SET_RETVAL = 1 << 5, /* the kernel has bpf_set_retval at socket hooks (5.18) */
+	CONFIG_DIRECT_RETURN = 1 << 6, /* another node's backend answers clients outside itself */
 };
 
 struct datapath_config {

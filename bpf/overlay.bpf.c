@@ -2,19 +2,26 @@
 /* The tunnel's device (VXLAN, external mode): what comes out of it (ingress), and what goes into it (egress). */
 #include "lib/answer.h"
 #include "lib/drop.h"
-#include "lib/node.h"
+#include "lib/outside.h"
 
-/* Not for a local pod: an answer to what this node sent into the tunnel under its own address, or too late for its pod. */
-call_apart verdict for_no_pod(struct __sk_buff *skb, struct packet *p)
+/*
+ * Not for a local pod: an answer to what this node sent into the tunnel under its own address; a client's packet that another node sent
+ * on for direct return; or too late for its pod.
+ */
+inline_always verdict for_no_pod(struct __sk_buff *skb, struct packet *p)
 {
-	verdict v;
+	verdict v = NOT_FOR_POD;
 
-	if (!address_is_node(&p->destination, p->ipv4))
-		return route_kind(route_to(&p->destination)) == ROUTE_LOCAL_PODS ? dropped(DROP_NO_SUCH_POD) : TC_ACT_OK;
-	v = unmasquerade(skb, p);
-	if (v)
-		return v == NOT_FOR_POD ? TC_ACT_OK : v;
-	return return_to_client(skb, p);
+	if (address_is_node(&p->destination, p->ipv4))
+		v = unmasquerade(skb, p);
+	if (v != NOT_FOR_POD)
+		return v ? v : return_to_client(skb, p);
+	if (configured(CONFIG_DIRECT_RETURN) && p->kind == PACKET_PLAIN && has_ports(p->protocol) && !complete_ports(p)) {
+		v = serve(skb, p, 0);
+		if (v != NOT_FOR_SERVICE)
+			return v;
+	}
+	return route_kind(route_to(&p->destination)) == ROUTE_LOCAL_PODS ? dropped(DROP_NO_SUCH_POD) : TC_ACT_OK;
 }
 
 inline_always verdict handle_from_overlay(struct __sk_buff *skb)

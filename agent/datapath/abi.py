@@ -68,6 +68,7 @@ class ConfigFlag(IntFlag):
     IPV4 = 8
     IPV6 = 16
     SET_RETVAL = 32
+    DIRECT_RETURN = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ from agent.datapath.abi import (
 from agent.datapath.attach import POD_PREFIX, Attacher, ClsactAttacher, Pair, SettlingAttacher, TcxAttacher
 from agent.datapath.errors import DatapathError
 from agent.datapath.libbpf import LoadedObject, load
-from agent.datapath.maps import PerCpuTable, RouteTable, Table
+from agent.datapath.maps import PerCpuTable, RouteTable, Table, Usage
 from agent.datapath.probe import probe
 
 
@@ -90,6 +90,7 @@ class DatapathConfig:
     overlay_ifindex: int = 0
     routing_mode: RoutingMode = RoutingMode.NATIVE
     masquerade: bool = True
+    direct_return: bool = False
     attach_mode: AttachMode = AttachMode.AUTO
     mtu: int = 1500
     layout: str = "v2"
@@ -263,6 +264,11 @@ class Datapath:
         """Remove expired rows of conntrack and what hangs on them; the number of rows removed. Call it about once a minute."""
         return conntrack.collect(self.conntrack, self.masquerade)
 
+    def usage(self) -> dict[str, Usage]:
+        """How full the tables are whose rows nobody else counts. A scan of each: call it about once a minute."""
+        counted = (self.endpoints, self.routes, self.affinity, self.conntrack, self.masquerade, self.fragments)
+        return {table.name: Usage(len(table), table.max_entries) for table in counted}
+
     def settle(self, at_most: int = 8) -> int:
         """Move some pods' programs from filters to links, when nobody waits for the routing lock; how many were moved."""
         if not isinstance(self._pod_attacher, SettlingAttacher):
@@ -334,6 +340,7 @@ def _record(config: DatapathConfig) -> ConfigRecord:
         (ConfigFlag.COARSE_CLOCK, probe("coarse-clock").present),
         (ConfigFlag.IPV4, config.node_ipv4 is not None),
         (ConfigFlag.IPV6, config.node_ipv6 is not None),
+        (ConfigFlag.DIRECT_RETURN, config.direct_return),
         (ConfigFlag.SET_RETVAL, probe("set-retval").present),
     ):
         if wanted:

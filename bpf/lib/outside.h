@@ -4,6 +4,10 @@
  *
  * A backend on this node sees its client's address. One on another node would answer the client directly, under an address that the
  * client never asked, so the node puts its own address in: the answer comes back here and is put right.
+ *
+ * With direct return the packet goes on to that node as it came: the node translates it as if the client had sent it there, finds the same
+ * backend by the same Maglev table, and the answer goes straight to the client. Nodes that disagree for a moment send it round
+ * until its hops are used up, at worst.
  */
 #ifndef ANETD_OUTSIDE_H
 #define ANETD_OUTSIDE_H
@@ -21,10 +25,23 @@ call_apart int is_inside(const struct packet *p)
 	return kind == ROUTE_REMOTE_PODS || kind == ROUTE_LOCAL_PODS;
 }
 
-/* The frontend of a flow that may begin now; 0 also for the middle of a connection, which has its rows or is not ours. */
+/*
+ * The frontend of a flow that may begin now. In the middle of a connection, which has its rows or is not ours, there is none, but for
+ * direct return: a node that sends on sees one direction only, forgets early, and finds the backend again.
+ */
 inline_always struct frontend *frontend_of_new(const struct packet *p)
 {
-	return p->protocol == IPPROTO_TCP && !starts_connection(p) ? 0 : find_frontend(p);
+	if (!configured(CONFIG_DIRECT_RETURN) && p->protocol == IPPROTO_TCP && !starts_connection(p))
+		return 0;
+	return find_frontend(p);
+}
+
+/* Whether the backend's own node is to answer the client. Affinity is remembered where the client came in, and known nowhere else. */
+inline_always int returns_directly(const struct flow *f, const struct frontend *frontend, __u32 outside, __u32 kind)
+{
+	if (!configured(CONFIG_DIRECT_RETURN) || !outside || kind != ROUTE_REMOTE_PODS)
+		return 0;
+	return f->row ? !f->row->masquerade_port : !frontend || (frontend->flags & FRONTEND_MAGLEV && !frontend->affinity_timeout);
 }
 
 /* Towards a backend that is no local pod, `f` its flow without or with a row, the packet rewritten to it. */
@@ -105,6 +122,10 @@ verified_apart verdict serve(struct __sk_buff *skb, struct packet *p, __u32 clie
 		/* While it can still be answered: behind the translation nobody would know whom to tell. */
 		if (route_kind(route) == ROUTE_REMOTE_PODS && too_long(skb, p))
 			return dropped(DROP_TOO_BIG);
+		if (returns_directly(&f, frontend, outside, route_kind(route))) {
+			v = keep_flow(p, &f, &fresh);
+			return v ? v : to_next_hop(skb, p, &route->next_hop);
+		}
 	}
 	v = rewrite_to_backend(skb, p, &f);
 	if (v)

@@ -205,7 +205,7 @@ def index(name: str) -> int:
 
 
 @contextmanager
-def lab(mode: str = "native", *, masquerade: bool = True, attach: str = "auto", mtu: int = 1500) -> Iterator[Lab]:
+def lab(mode: str = "native", *, masquerade: bool = True, attach: str = "auto", mtu: int = 1500, direct: bool = False) -> Iterator[Lab]:
     """The programs loaded with that configuration, routes and endpoints written, nothing attached."""
     with ExitStack() as stack:
         stack.enter_context(namespace())
@@ -221,6 +221,7 @@ def lab(mode: str = "native", *, masquerade: bool = True, attach: str = "auto", 
             overlay_ifindex=index("anetd-vxlan") if vxlan else 0,
             routing_mode=RoutingMode(mode),
             masquerade=masquerade,
+            direct_return=direct,
             attach_mode=AttachMode(attach),
             mtu=mtu,
             map_sizes=MapSizes(conntrack=8192, masquerade=8192, affinity=1024, socket_flows=1024),

@@ -284,6 +284,55 @@ def test_an_error_on_the_way_to_another_nodes_backend_reaches_the_client(net: La
     assert checksums_hold(got.packet)
 
 
+@pytest.fixture(scope="module", params=["native", "vxlan"])
+def direct(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    with lab(request.param, direct=True, mtu=1450) as found:
+        yield found
+
+
+@BY_FAMILY
+@KINDS
+def test_with_direct_return_another_nodes_backend_gets_the_packet_as_it_came(
+    direct: Lab, family: int, protocol: int, kind: type[Packet]
+) -> None:
+    direct.forget()
+    node_port(direct, family, protocol, (REMOTE[family], 8080), flags=FrontendFlag.MAGLEV)
+    direct.datapath.maglev.put(1, (100,) * MAGLEV_SIZE)
+    sent = ip(family, OUTSIDE[family], NODE[family]) / begin(kind)
+    again = ip(family, OUTSIDE[family], NODE[family]) / kind(sport=4000, dport=NODE_PORT, **({"flags": "A"} if kind is TCP else {}))
+    for packet in (sent, again):
+        out = direct.from_netdev(packet)
+        assert (out.verdict, *ends(out, kind)) == (REDIRECT, OUTSIDE[family], 4000, NODE[family], NODE_PORT)
+        assert (out.ip.ttl if family == 4 else out.ip.hlim) == 63
+        assert checksums_hold(out.packet)
+    direct.datapath.conntrack.clear()  # as after a minute of silence
+    assert direct.from_netdev(again).verdict == REDIRECT
+
+
+@BY_FAMILY
+@KINDS
+def test_with_direct_return_the_backends_node_translates_and_answers_as_the_first_one(
+    direct: Lab, family: int, protocol: int, kind: type[Packet]
+) -> None:
+    direct.forget()
+    node_port(direct, family, protocol, (A[family], 8080), flags=FrontendFlag.MAGLEV)
+    direct.datapath.maglev.put(1, (100,) * MAGLEV_SIZE)
+    by = "from_overlay" if direct.datapath.config.overlay_ifindex else "from_netdev"
+    into = direct.run(by, ip(family, OUTSIDE[family], OTHER_NODE[family]) / begin(kind))
+    assert (into.verdict, *ends(into, kind)) == (REDIRECT, OUTSIDE[family], 4000, A[family], 8080)
+    back = direct.from_pod(ip(family, A[family], OUTSIDE[family]) / reply(kind, 8080, 4000))
+    assert (back.verdict, *ends(back, kind)) == (REDIRECT, OTHER_NODE[family], NODE_PORT, OUTSIDE[family], 4000)
+
+
+@BY_FAMILY
+def test_with_direct_return_affinity_goes_by_the_node_that_remembers_it(direct: Lab, family: int) -> None:
+    direct.forget()
+    node_port(direct, family, 6, (REMOTE[family], 8080), flags=FrontendFlag.MAGLEV, affinity_timeout=100)
+    direct.datapath.maglev.put(1, (100,) * MAGLEV_SIZE)
+    for packet in (SYN, TCP(sport=4000, dport=NODE_PORT, flags="A")):
+        assert direct.from_netdev(ip(family, OUTSIDE[family], NODE[family]) / packet).ip.src == NODE[family]
+
+
 # --- by pods --------------------------------------------------------------------------------------------------------------------
 
 

@@ -138,8 +138,12 @@ def test_records_keep_what_is_used_and_leave_out_what_is_malformed() -> None:
 
 
 def test_an_object_that_changed_where_nobody_looks_is_the_same_record() -> None:
-    document: dict[str, Any] = {"metadata": {"name": "b"}, "spec": {"podCIDRs": ["10.0.2.0/24"]}, "status": {"conditions": [1]}}
-    changed = {**document, "status": {"conditions": [2]}}
+    document: dict[str, Any] = {
+        "metadata": {"name": "b"},
+        "spec": {"podCIDRs": ["10.0.2.0/24"]},
+        "status": {"conditions": [{"type": "Ready", "lastHeartbeatTime": "1"}]},
+    }
+    changed = {**document, "status": {"conditions": [{"type": "Ready", "lastHeartbeatTime": "2"}]}}
     assert records.node(document) == records.node(changed)
 
 
