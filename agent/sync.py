@@ -18,6 +18,7 @@ from agent import nodes
 from agent.config import Config
 from agent.datapath import host as host_network
 from agent.datapath.abi import Backend, Route
+from agent.datapath.errors import DatapathError
 from agent.datapath.host import Host
 from agent.datapath.netlink import Netlink
 from agent.observe.explain import explain, explain_host_ports
@@ -191,7 +192,10 @@ class Synchronizer:
         gone = {number: backend for number, backend in self._gone.items() if backend.protocol == _UDP}
         if gone:
             self._datapath.forget_backends(gone)
-            self._destroy_sockets(gone.values())
+            try:
+                self._destroy_sockets(gone.values())
+            except DatapathError as error:
+                log.warning("sockets that point at an endpoint that is gone may live on", extra={"error": str(error)})
             self._gone = {number: backend for number, backend in self._gone.items() if number not in gone}
 
     def _count(self, step: Step) -> None:
@@ -215,8 +219,8 @@ class Synchronizer:
             dict(self._datapath.frontends.items()),
             dict(self._datapath.backend_slots.items()),
             dict(self._datapath.backends.items()),
-            list(self._datapath.maglev.keys()),
-            list(self._datapath.source_ranges.keys()),
+            dict(self._datapath.maglev.items()),
+            [key for key, _ in self._datapath.source_ranges.items()],
         )
 
     def _limits(self) -> Limits:

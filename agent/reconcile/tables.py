@@ -37,7 +37,7 @@ class KernelRows:
     frontends: Mapping[FrontendKey, Frontend] = field(default_factory=dict)
     slots: Mapping[SlotKey, int] = field(default_factory=dict)
     backends: Mapping[int, Backend] = field(default_factory=dict)
-    maglev: Collection[int] = ()
+    maglev: Mapping[int, MaglevRow] = field(default_factory=dict)
     source_ranges: Collection[SourceRange] = ()
 
 
@@ -65,8 +65,9 @@ class Tables:
         slots = {_place(key.service_id, key.slot): number for key, number in found.slots.items() if key.slot >> _SLOT_BITS == 0}
         self._slots = Mirror("backend_slots", slots, limits.backend_slots)
         self._backends = Mirror("backends", dict(found.backends), limits.backends)
-        # A row follows from its backends: their ids are kept instead of it. () is right for no row, so those found are renewed.
-        self._maglev: Mirror[int, tuple[int, ...]] = Mirror("maglev", dict.fromkeys(found.maglev, ()), limits.maglev)
+        # A row follows from its backends: their ids are kept instead of it, a hundredth of its size.
+        maglev = {group: tuple(sorted(set(row))) for group, row in found.maglev.items()}
+        self._maglev: Mirror[int, tuple[int, ...]] = Mirror("maglev", maglev, limits.maglev)
         self._ranges = Mirror("source_ranges", dict.fromkeys(found.source_ranges, 1), limits.source_ranges)
         self.adopting = bool(slots or found.frontends or found.backends or found.maglev or found.source_ranges)
         """Whether there are rows of an earlier process that were not pruned yet."""

@@ -82,7 +82,7 @@ class Kernel:
             dict(tables["frontends"]),
             dict(tables["backend_slots"]),
             dict(tables["backends"]),
-            list(tables["maglev"]),
+            dict(tables["maglev"]),
             list(tables["source_ranges"]),
         )
 

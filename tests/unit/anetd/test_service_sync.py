@@ -35,9 +35,6 @@ class FakeTable:
         self.reads += 1
         return iter(list(self.rows.items()))
 
-    def keys(self) -> Iterator[Any]:
-        return iter(list(self.rows))
-
     def put_many(self, rows: Any) -> None:
         for key, row in rows.items():
             if self.fails:
