@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from .api import NODES, SERVICES, SLICES
 from .conftest import NODE, NODE_NAME, POD_PREFIX, Agent, eventually, node_document, run
