@@ -195,7 +195,8 @@ class Synchronizer:
             try:
                 self._destroy_sockets(gone.values())
             except DatapathError as error:
-                log.warning("sockets that point at an endpoint that is gone may live on", extra={"error": str(error)})
+                # The tables are right: whoever is connected to a backend that is gone will find out by itself, if late.
+                log.warning("some sockets that a Service connected could not be ended", extra={"error": str(error)})
             self._gone = {number: backend for number, backend in self._gone.items() if number not in gone}
 
     def _count(self, step: Step) -> None:

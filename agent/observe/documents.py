@@ -27,6 +27,7 @@ def status(agent: Agent, cni: CniMetrics) -> dict[str, Any]:
         "memoryBytes": resident_bytes(),
         "routingMode": agent.config.routing_mode,
         "masquerade": agent.config.masquerade,
+        "socketLB": {"on": agent.socket_lb.on, "reason": agent.socket_lb.reason},
         "device": serving.host.device.name if serving else "",
         "mtu": serving.mtu if serving else 0,
         "podCIDRs": [str(network) for network in serving.own.pod_cidrs] if serving else [],
