@@ -110,6 +110,10 @@ class Compiler:
         """A row as it stands."""
         return self._tables.frontends.get(key)
 
+    def has_backend(self, number: int) -> bool:
+        """Whether a backend's row stands."""
+        return self._tables.has_backend(number)
+
     def owner(self, key: FrontendKey) -> Claimant | None:
         """Who has a frontend."""
         return self._owners.get(key)
@@ -128,6 +132,7 @@ class Compiler:
             again = {claimant for claimant, out in self.left_out.items() if self._tables.room(out.table) >= out.rows}
             self._work(again | self._by_chance, plan)
             self._close(plan)
+        plan.gone = {number: backend for number, backend in plan.gone.items() if not self.has_backend(number)}
         return plan
 
     def _work(self, claimants: Iterable[Claimant], plan: Plan) -> None:
