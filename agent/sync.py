@@ -152,7 +152,9 @@ class Synchronizer:
     def keep_house(self) -> None:
         """Forget the flows of backends that are gone and whose flows end by themselves. Call it about once a minute. Raises `OSError`."""
         with self._lock:
-            gone, self._gone = self._gone, {}
+            compiler = self._compiler
+            gone = {number: end for number, end in self._gone.items() if compiler is None or not compiler.has_backend(number)}
+            self._gone = {}
         if gone:
             self._datapath.forget_backends(gone)
 
@@ -220,8 +222,8 @@ class Synchronizer:
             dict(self._datapath.frontends.items()),
             dict(self._datapath.backend_slots.items()),
             dict(self._datapath.backends.items()),
-            list(self._datapath.maglev.keys()),
-            list(self._datapath.source_ranges.keys()),
+            {group: tuple(sorted(set(row))) for group, row in self._datapath.maglev.items()},
+            [key for key, _ in self._datapath.source_ranges.items()],
         )
 
     def _limits(self) -> Limits:

@@ -35,9 +35,6 @@ class FakeTable:
         self.reads += 1
         return iter(list(self.rows.items()))
 
-    def keys(self) -> Iterator[Any]:
-        return iter(list(self.rows))
-
     def put_many(self, rows: Any) -> None:
         for key, row in rows.items():
             if self.fails:
@@ -113,6 +110,10 @@ def test_udp_flows_of_a_backend_that_is_gone_are_forgotten_at_once_and_others_by
     node.sync.keep_house()
     node.sync.keep_house()
     assert node.calls[4:] == [("forget", ["10.1.0.1"])]
+    node.put(piece("x", "web", [end("10.1.0.9")]))
+    node.put(piece("x", "web", [end("10.1.0.2")]))  # it is back, as what it was
+    node.sync.keep_house()
+    assert node.calls[5:] == [("forget", ["10.1.0.9"])]
 
 
 def test_host_ports_are_written_before_services_are_known_and_leave_those_of_an_earlier_process_alone() -> None:
