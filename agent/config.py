@@ -44,6 +44,7 @@ class Config:
     masquerade: bool = True
     non_masquerade_cidrs: tuple[Network, ...] = ()
     attach_mode: str = "auto"
+    socket_lb: bool = True
     layout: str = "v2"
     load_balancer_pool: tuple[Network, ...] = ()
 
@@ -127,6 +128,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
     "masquerade": ("masquerade", _flag),
     "nonMasqueradeCIDRs": ("non_masquerade_cidrs", _networks),
     "attachMode": ("attach_mode", _choice(*ATTACH_MODES)),
+    "socketLB": ("socket_lb", _flag),
     "layout": ("layout", _pin_name),
     "loadBalancerPool": ("load_balancer_pool", _networks),
 }

@@ -18,7 +18,7 @@ from agent.observe.kube_proxy import KubeProxyPorts, ProxyState, render
 from agent.observe.metrics import family
 from agent.observe.service_metrics import ServiceMetrics
 from agent.observe.table_metrics import TableMetrics
-from agent.services.compiler import Notice
+from agent.reconcile.compiler import Notice
 from agent.services.healthchecks import HealthCheck
 from agent.watch.records import Key, Node
 from agent.watch.transport import Access

@@ -29,11 +29,12 @@ from agent.cni.server import Server
 from agent.cni.store import Store
 from agent.config import Config
 from agent.datapath import host as host_network
-from agent.datapath import links
+from agent.datapath import links, socketlb
 from agent.datapath.errors import DatapathError
 from agent.datapath.host import Host
 from agent.datapath.netlink import Netlink
 from agent.datapath.programs import AttachMode, DatapathConfig, RoutingMode
+from agent.datapath.socketlb import SocketLB
 from agent.edges import Edges
 from agent.observe.kube_proxy import ProxyState
 from agent.ports import AgentDatapath, OpenDatapath
@@ -73,6 +74,7 @@ class Paths:
     cni_config: Path = Path("/etc/cni/net.d")
     cni_bin: Path = Path("/opt/cni/bin")
     bpffs: Path = Path("/sys/fs/bpf")
+    cgroups: Path = socketlb.CGROUP_MOUNT
     service_account: Path = SERVICE_ACCOUNT
     objects: Path = field(default_factory=lambda: Path(__file__).resolve().parent / "objects")
 
@@ -106,6 +108,7 @@ class Agent:
         self.serving: Serving | None = None
         self.ready = False
         self.waiting_for = "the start"
+        self.socket_lb = SocketLB(on=False, reason="the agent is starting")
         self._beat = self.started
         self._paths = paths
         self._open_datapath = open_datapath
@@ -180,16 +183,38 @@ class Agent:
         self.waiting_for = "the programs to be loaded"
         datapath = self._open_datapath(self._datapath_config(own, host, mtu), self._paths.bpffs, self._paths.objects)
         stack.callback(datapath.close)
-        tables = Synchronizer(self.config, own, host, datapath, nl, metrics=self.edges.services, warn=self.edges.notice)
+        tables = Synchronizer(
+            self.config,
+            own,
+            host,
+            datapath,
+            nl,
+            metrics=self.edges.services,
+            warn=self.edges.notice,
+            destroy_sockets=datapath.destroy_sockets,
+        )
         # A device whose programs know no route would pass everything to the host's stack: the rows come first.
         tables.apply_routes(own, self._other_nodes(), prune=False)
         datapath.attach_device()
         datapath.attach_overlay()
+        self.socket_lb = self._attach_sockets(datapath)
         store = Store(self._paths.state / "endpoints.jsonl")
         stack.callback(store.close)
         pods = PodNetwork(store, Allocator(own.pod_cidrs), datapath, nl, mtu=mtu, publish=_publisher(tables))
+        datapath.pod_namespaces = lambda: [record.netns for record in pods.records()]
         pods.restore()
         return Serving(own, host, mtu, datapath, pods, tables)
+
+    def _attach_sockets(self, datapath: AgentDatapath) -> SocketLB:
+        if not self.config.socket_lb:
+            datapath.detach_sockets()
+            return SocketLB(on=False, reason="switched off in the configuration")
+        try:
+            datapath.attach_sockets(socketlb.find_cgroup(self._paths.cgroups))
+        except DatapathError as error:
+            log.warning("no load balancing at the socket; packets are translated one by one", extra={"reason": str(error)})
+            return SocketLB(on=False, reason=str(error).partition("\n")[0])
+        return SocketLB(on=True)
 
     def _overlay(self, nl: Netlink, own: Node, mtu: int) -> links.Link | None:
         tunnel = nodes.tunnel_address(own)

@@ -18,18 +18,19 @@ from agent import nodes
 from agent.config import Config
 from agent.datapath import host as host_network
 from agent.datapath.abi import Backend, Route
+from agent.datapath.errors import DatapathError
 from agent.datapath.host import Host
 from agent.datapath.netlink import Netlink
+from agent.observe.explain import explain, explain_host_ports
 from agent.observe.service_metrics import ServiceMetrics
 from agent.ports import AgentDatapath, Table
 from agent.reconcile.applier import ApplyError, apply
+from agent.reconcile.compiler import Compiler, Notice
 from agent.reconcile.diff import Put, Step, table_steps
-from agent.services.compiler import Compiler, Notice
-from agent.services.explain import explain, explain_host_ports
+from agent.reconcile.tables import KernelRows, Limits
 from agent.services.healthchecks import HealthCheck, health_check
 from agent.services.hostports import HostPort
 from agent.services.inputs import Inputs
-from agent.services.tables import KernelRows, Limits
 from agent.services.vantage import vantage
 from agent.watch.records import EndpointSlice, Key, Node, Service
 
@@ -191,7 +192,11 @@ class Synchronizer:
         gone = {number: backend for number, backend in self._gone.items() if backend.protocol == _UDP}
         if gone:
             self._datapath.forget_backends(gone)
-            self._destroy_sockets(gone.values())
+            try:
+                self._destroy_sockets(gone.values())
+            except DatapathError as error:
+                # The tables are right: whoever is connected to a backend that is gone will find out by itself, if late.
+                log.warning("some sockets that a Service connected could not be ended", extra={"error": str(error)})
             self._gone = {number: backend for number, backend in self._gone.items() if number not in gone}
 
     def _count(self, step: Step) -> None:

@@ -27,6 +27,7 @@ def status(agent: Agent, cni: CniMetrics) -> dict[str, Any]:
         "memoryBytes": resident_bytes(),
         "routingMode": agent.config.routing_mode,
         "masquerade": agent.config.masquerade,
+        "socketLB": {"on": agent.socket_lb.on, "reason": agent.socket_lb.reason},
         "device": serving.host.device.name if serving else "",
         "mtu": serving.mtu if serving else 0,
         "podCIDRs": [str(network) for network in serving.own.pod_cidrs] if serving else [],
@@ -76,7 +77,7 @@ def endpoints(agent: Agent) -> list[dict[str, Any]]:
 
 
 def services(agent: Agent, name: str = "") -> list[dict[str, Any]]:
-    """`anetd services`: of one Service (NAMESPACE/NAME), or of all. See `agent.services.explain`."""
+    """`anetd services`: of one Service (NAMESPACE/NAME), or of all. See `agent.observe.explain`."""
     return agent.serving.tables.explain(name) if agent.serving is not None else []
 
 

@@ -67,6 +67,7 @@ def status(document: Mapping[str, Any]) -> str:
         ("ready", "yes" if document["ready"] else f"no: {document['waitingFor']}"),
         ("routing", f"{document['routingMode']}, device {document['device'] or '-'}, MTU of pods {document['mtu']}"),
         ("masquerade", "on" if document["masquerade"] else "off"),
+        ("socket LB", "on" if document["socketLB"]["on"] else f"off: {document['socketLB']['reason']}"),
         ("API server", api),
         ("addresses", pools or "none"),
         ("endpoints", len(document["endpoints"])),

@@ -89,8 +89,10 @@ def resolve(service: Service, slices: Sequence[EndpointSlice], here: Vantage) ->
             choice = categorise(ends, here, regardless=service.publish_not_ready)
             for wanted in _frontends(service, port, family, choice):
                 found.setdefault(wanted.key, wanted)
-            for policy, members in ((Policy.CLUSTER, choice.cluster), (Policy.LOCAL, choice.local)):
-                groups[GroupName(port.name, port.protocol, family, policy)] = _backends(members, port.protocol)
+                for name in (wanted.inside, wanted.outside):
+                    if name is not None and name not in groups:
+                        members = choice.cluster if name.policy is Policy.CLUSTER else choice.local
+                        groups[name] = _backends(members, port.protocol)
     return Resolved(tuple(found.values()), groups, _markers(service, slices, here))
 
 

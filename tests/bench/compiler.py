@@ -22,10 +22,10 @@ from typing import Any
 from agent.datapath import abi
 from agent.observe.metrics import resident_bytes
 from agent.reconcile.applier import apply
+from agent.reconcile.compiler import Compiler
 from agent.reconcile.diff import Delete, Put, Step
-from agent.services.compiler import Compiler
+from agent.reconcile.tables import KernelRows, Limits
 from agent.services.inputs import Inputs
-from agent.services.tables import KernelRows, Limits
 from agent.services.vantage import Vantage
 from agent.watch import records
 from agent.watch.reflector import PAGE_SIZE, Reflector, Replace, Resource, Upsert

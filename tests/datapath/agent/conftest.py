@@ -140,7 +140,7 @@ class Agent:
             text=True,
         )
         if wait:
-            eventually(lambda: self.status().get("ready"), what=f"ready: {self.logged()}")
+            eventually(lambda: self.status().get("ready"), within=60, what=f"ready: {self.logged()}")
         return time.monotonic() - began
 
     def kill(self, number: int = signal.SIGKILL) -> int:

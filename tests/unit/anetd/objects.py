@@ -7,9 +7,9 @@ from typing import Any
 
 from agent.datapath.abi import Backend, Frontend, FrontendFlag, FrontendKey, FrontendScope, MaglevRow, SlotKey, SourceRange
 from agent.reconcile.applier import apply
-from agent.services.compiler import Compiler, Plan
+from agent.reconcile.compiler import Compiler, Plan
+from agent.reconcile.tables import KernelRows, Limits
 from agent.services.inputs import Inputs
-from agent.services.tables import KernelRows, Limits
 from agent.services.vantage import Vantage
 from agent.watch import records
 

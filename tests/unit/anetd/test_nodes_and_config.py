@@ -90,6 +90,7 @@ def test_a_single_node_whose_cidr_is_the_clusters_serves_it() -> None:
         ({"clusterName": ""}, "clusterName"),
         ({"layout": "../v1"}, "layout"),
         ({"attachMode": 3}, "attachMode"),
+        ({"socketLB": "yes"}, "socketLB"),
     ],
 )
 def test_a_wrong_field_is_named(changes: dict[str, Any], field: str) -> None:

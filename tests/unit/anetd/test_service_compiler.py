@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from agent.datapath.abi import Backend, FrontendFlag, SlotKey
+from agent.reconcile import ids
 from agent.reconcile.applier import ApplyError, apply
+from agent.reconcile.compiler import describe
 from agent.reconcile.diff import Delete, Put
-from agent.services import ids
-from agent.services.compiler import describe
+from agent.reconcile.tables import Limits
 from agent.services.hostports import HostPort
-from agent.services.tables import Limits
 from agent.watch.records import Key
 
 from .objects import Document, Kernel, World, canonical, end, piece, place_key, service
@@ -307,3 +307,17 @@ def test_the_kernel_of_these_tests_notices_a_dangling_reference() -> None:
     kernel.tables["backend_slots"][SlotKey(1, 0)] = 5
     with pytest.raises(KeyError):
         kernel.group(1, 1)
+
+
+def test_when_thousands_come_at_once_the_oldest_are_served_before_the_last_is_written(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.reconcile.compiler.ROUND", 10)
+    for number in range(35):
+        world.put(service(f"s{number}", [f"10.96.0.{number}"], created=f"2026-01-01T00:00:{number:02}Z"))
+        world.put(piece(f"s{number}", f"s{number}", [end(f"10.1.0.{number}")]))
+    world.sync()
+    order = [(table, key) for _, table, key in world.kernel.written]
+    served = order.index(("frontends", place_key("10.96.0.9:80/TCP")))
+    assert sum(table == "backends" for table, _ in order[:served]) < 20
+    canonical(world.kernel)

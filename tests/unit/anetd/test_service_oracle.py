@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.datapath.abi import FrontendFlag, FrontendKey
-from agent.services.compiler import Compiler
+from agent.reconcile.compiler import Compiler
+from agent.reconcile.tables import KernelRows, Limits
 from agent.services.hostports import HostPort
 from agent.services.inputs import Inputs
-from agent.services.tables import KernelRows, Limits
 from agent.services.vantage import Vantage
 from agent.watch import records
 
@@ -222,7 +222,7 @@ def says(kernel: Kernel, *, outside: bool) -> dict[FrontendKey, set[str] | str]:
     return {key: answer(kernel, row, outside=outside) for key, row in kernel.frontends.items() if key.port}
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(all_services=documents(services(), 3), slices=documents(SLICES, 3))
 def test_every_client_on_every_node_gets_where_kubernetes_says(all_services: list[Document], slices: list[Document]) -> None:
     for node in NODES:
@@ -353,7 +353,7 @@ def watch(edited: Edited, wanted: Kernel) -> Callable[[], None]:
     return moment
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=150)
 @given(edits=EDITS)
 def test_after_every_edit_the_tables_are_what_a_fresh_compilation_gives_and_sound_at_every_moment(edits: list[tuple[str, Any]]) -> None:
     edited = Edited()

@@ -14,7 +14,7 @@ from agent.config import Config
 from agent.observe.service_metrics import Histogram
 from agent.observe.tables import services as as_table
 from agent.reconcile.applier import ApplyError
-from agent.services.compiler import Notice
+from agent.reconcile.compiler import Notice
 from agent.services.healthchecks import HealthCheck
 from agent.services.hostports import HostPort
 from agent.sync import Synchronizer

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from agent.datapath.abi import Frontend, FrontendFlag, SourceRange
+from agent.observe.explain import explain
 from agent.services.announce import announcer
-from agent.services.explain import explain
 from agent.services.frontends import MAX_BACKENDS
 from agent.services.hostports import HostPort
 from agent.services.vantage import Vantage, vantage

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from agent.datapath.abi import Backend, Frontend, FrontendKey, MaglevRow, SlotKey, SourceRange
 from agent.reconcile.diff import Step, round_steps
-from agent.services.ids import backend_seed, free_number
+from agent.reconcile.ids import backend_seed, free_number
+from agent.reconcile.mirror import Mirror
 from agent.services.maglev import populate
-from agent.services.mirror import Mirror
 
 K = TypeVar("K")
 
@@ -68,6 +68,8 @@ class Tables:
         # A row follows from its backends: their ids are kept instead of it. () is right for no row, so those found are renewed.
         self._maglev: Mirror[int, tuple[int, ...]] = Mirror("maglev", dict.fromkeys(found.maglev, ()), limits.maglev)
         self._ranges = Mirror("source_ranges", dict.fromkeys(found.source_ranges, 1), limits.source_ranges)
+        self.adopting = bool(slots or found.frontends or found.backends or found.maglev or found.source_ranges)
+        """Whether there are rows of an earlier process that were not pruned yet."""
         self._leaving: set[int] = set()
         self._standing_groups = {place >> _SLOT_BITS for place in slots} | {place.service_id for place in found.source_ranges}
         self._standing_groups |= {number for row in found.frontends.values() for number in (row.service_id, row.outside_id)}
@@ -193,6 +195,7 @@ class Tables:
         _keep(self._ranges, ranges)
         _keep(self.frontends, frontends)
         self._leaving |= self._standing_groups.difference(groups)
+        self.adopting = False
 
     def close(self) -> tuple[list[Step], dict[int, Backend]]:
         """End the round: its steps, and the backends that are gone after them."""

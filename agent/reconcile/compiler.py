@@ -1,7 +1,7 @@
 """Changed Services, slices, nodes and host ports -> the steps that bring the tables up to date. Pure but for its own state.
 
 One claimant (a Service, or a host port) is looked at a time: what it wants is resolved anew, and what differs from the rows that stand
-becomes part of a round (see `agent.services.mirror`). Invariants: after every single step of a plan each frontend leads to backends that
+becomes part of a round (see `agent.reconcile.mirror`). Invariants: after every single step of a plan each frontend leads to backends that
 it had before or has after; the rows are those that a compilation from nothing would give, but for ids and the order of slots; a
 claimant is in the tables as a whole or not at all; of two that want the same frontend the older has it.
 
@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 
 from agent.datapath.abi import Backend, Frontend, FrontendFlag, FrontendKey, FrontendScope, SourceRange
 from agent.reconcile.diff import Step
+from agent.reconcile.tables import FullError, KernelRows, Limits, Tables
 from agent.services.frontends import EXTERNAL, GroupName, Kind, Resolved, Wanted, resolve, resolve_host_port
 from agent.services.hostports import HostPort
 from agent.services.inputs import Claimant, Inputs
-from agent.services.tables import FullError, KernelRows, Limits, Tables
 from agent.watch.records import PROTOCOL_NAMES, Key
 
 KUBERNETES = Key("default", "kubernetes")
@@ -65,8 +65,11 @@ class LeftOut:
     rows: int
 
 
+ROUND = 512
+"""Claimants in one round at most: when thousands come at once the oldest, such as DNS, need not wait for the last."""
 _NOTHING = Placed()
 _SILENT, _ANNOUNCED = Frontend(0, 0), Frontend(0, 0, FrontendFlag.ANNOUNCED)
+_INTERNAL = frozenset({Kind.CLUSTER_IP})
 _MarkerHolder = tuple[Claimant, bool | None]
 
 
@@ -85,7 +88,6 @@ class Compiler:
         self._markers: dict[FrontendKey, tuple[_MarkerHolder, ...]] = {}
         self._claimed: set[int] = set()
         self._by_chance: set[Claimant] = set()
-        self._adopting = True
         inputs.changed.update(inputs.everyone())
 
     @property
@@ -118,8 +120,7 @@ class Compiler:
         changed = {claimant for claimant in self._inputs.changed if prune or isinstance(claimant, HostPort)}
         self._inputs.changed -= changed
         self._work(changed, plan)
-        if prune and self._adopting:
-            self._adopting = False
+        if prune and self._tables.adopting:
             ranges = {each for placed in self.placed.values() for each in placed.ranges}
             self._tables.prune(self._claimed, self._owners.keys() | self._markers.keys(), ranges)
         self._close(plan)
@@ -130,7 +131,14 @@ class Compiler:
         return plan
 
     def _work(self, claimants: Iterable[Claimant], plan: Plan) -> None:
-        queue = deque(sorted(claimants, key=self._inputs.rank))
+        for turn, claimant in enumerate(sorted(claimants, key=self._inputs.rank), 1):
+            self._settle(claimant, plan)
+            if turn % ROUND == 0:
+                self._close(plan)
+
+    def _settle(self, claimant: Claimant, plan: Plan) -> None:
+        """Look at a claimant, and in the same round at those that lose a frontend to it or may have one that it left."""
+        queue = deque([claimant])
         while queue:
             claimant = queue.popleft()
             try:
@@ -184,11 +192,12 @@ class Compiler:
         self._number(old, numbers)
         self._leave_markers(claimant, [key for key in old.markers if key not in markers])
         self._markers.update(holders)
-        for place, flag in (("internal", FrontendFlag.DROP_INSIDE), ("external", FrontendFlag.DROP_OUTSIDE)):
-            kinds = EXTERNAL if place == "external" else frozenset({Kind.CLUSTER_IP})
-            starved = any(wanted.flags & flag for wanted in held if wanted.kind in kinds)
-            (self.starved[place].add if starved else self.starved[place].discard)(claimant)
-        (self._by_chance.add if any(counts[name] for name in numbers.keys() & spread - balanced) else self._by_chance.discard)(claimant)
+        _tell(self._by_chance, claimant, is_in=any(counts[name] for name in numbers.keys() & spread - balanced))
+        for starved, kinds, flag in (
+            (self.starved["internal"], _INTERNAL, FrontendFlag.DROP_INSIDE),
+            (self.starved["external"], EXTERNAL, FrontendFlag.DROP_OUTSIDE),
+        ):
+            _tell(starved, claimant, is_in=any(wanted.flags & flag for wanted in held if wanted.kind in kinds))
         now = Placed(tuple(wanted.key for wanted in held), tuple(numbers.items()), tuple(markers), tuple(ranges), tuple(lost))
         if now == _NOTHING:
             self.placed.pop(claimant, None)
@@ -212,7 +221,7 @@ class Compiler:
         known, numbers = dict(old.groups), dict[GroupName, int]()
         for name in dict.fromkeys(name for wanted in held for name in (wanted.inside, wanted.outside) if name is not None):
             taken = numbers.values()
-            number = known.get(name) or (self._adopted(name, held, taken) if self._adopting else 0)
+            number = known.get(name) or (self._adopted(name, held, taken) if self._tables.adopting else 0)
             numbers[name] = number or self._tables.new_group(f"{claimant!r} {tuple(name)}".encode(), taken)
         return numbers
 
@@ -299,6 +308,10 @@ def describe(key: FrontendKey) -> str:
         address = f"[{key.address}]" if key.address.version == 6 else str(key.address)
         return f"{address}:{key.port}/{protocol}"
     return f"{'node' if key.scope is FrontendScope.NODE_PORT else 'host'} port {key.port}/{protocol}"
+
+
+def _tell(claimants: set[Claimant], claimant: Claimant, *, is_in: bool) -> None:
+    (claimants.add if is_in else claimants.discard)(claimant)
 
 
 def _row(wanted: Wanted, numbers: Mapping[GroupName, int], counts: Mapping[GroupName, int], balanced: Collection[GroupName]) -> Frontend:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from agent.services.compiler import Compiler
+from agent.reconcile.compiler import Compiler
 from agent.services.endpoints import Candidate, candidates, categorise, left_out
 from agent.services.frontends import Policy, Resolved, Wanted, resolve, resolve_host_port
 from agent.services.inputs import Claimant, Inputs
