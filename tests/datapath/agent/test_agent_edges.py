@@ -177,6 +177,7 @@ def test_ports_that_are_taken_and_used_up_addresses_are_told_and_end_nothing(nod
         eventually(lambda: told(node).keys() >= {"PortInUse", "FailedToStartServiceHealthcheck"}, within=30, what="told")
         assert "10256" in told(node)["PortInUse"]
         assert "shop/web" in told(node)["FailedToStartServiceHealthcheck"]
+        assert node.status()["refusedPorts"].keys() == {"10256", "31000"}
         assert 'anetd_ports_refused{port="10256"} 1' in fetch("/metrics", 9879)[1]
         assert node.cni("ADD", "a", pod("a"))[0] == 0
         status, error = node.cni("ADD", "b", pod("b"), CNI_ARGS="K8S_POD_NAMESPACE=default;K8S_POD_NAME=b;K8S_POD_UID=u-b")
