@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.config import parse
@@ -130,6 +130,7 @@ claims = st.lists(
 )
 
 
+@settings(max_examples=50)
 @given(claims, st.randoms())
 def test_no_address_is_given_twice_order_says_nothing_and_a_second_look_changes_nothing(found: list[Claim], random: Any) -> None:
     plan = allocate(found, POOL)
