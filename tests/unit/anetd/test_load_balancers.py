@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.config import parse
+from agent.loadbalancer import controller
 from agent.loadbalancer.allocator import CLASS, NO_FAMILY, NOT_IN_POOL, TAKEN, USED_UP, Claim, Plan, allocate, claim, in_pool
 from agent.loadbalancer.controller import Controller, allocating_node
 from agent.observe.events import Subject
@@ -219,7 +220,8 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(api: FakeApi) -> Iterator[Cluster]:
+def cluster(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    monkeypatch.setattr(controller, "LOOK_SECONDS", 0.1)
     made = Cluster(api)
     yield made
     made.controller.stop()
