@@ -139,8 +139,12 @@ class Synchronizer:
                 self.metrics.unaffected()
 
     def set_host_ports(self, ports: Collection[HostPort]) -> None:
-        """These are all host ports of this node's pods; they are in the tables when this returns. Raises `ApplyError`, `OSError`."""
+        """These are all host ports of this node's pods; they are in the tables when this returns.
+
+        Raises `ApplyError`, also when there is no room for one that is new, and `OSError`.
+        """
         with self._lock:
+            new = set(ports).difference(self._inputs.host_ports.values())
             self._inputs.take_host_ports(ports)
             if self._inputs.changed or self._compiler is None:
                 try:
@@ -148,6 +152,9 @@ class Synchronizer:
                 except (ApplyError, OSError):
                     self.forget()
                     raise
+            for port in new:
+                if self._compiler is not None and port in self._compiler.left_out:
+                    raise ApplyError(f"table {self._compiler.left_out[port].table} has no room for host port {port.host_port}")
 
     def keep_house(self) -> None:
         """Forget the flows of backends that are gone and whose flows end by themselves. Call it about once a minute. Raises `OSError`."""

@@ -281,7 +281,10 @@ class Datapath:
     def usage(self) -> dict[str, Usage]:
         """How full the tables are whose rows nobody else counts. A scan of each: call it about once a minute."""
         counted = (self.endpoints, self.routes, self.affinity, self.conntrack, self.masquerade, self.fragments)
-        return {table.name: Usage(len(table), table.max_entries) for table in counted}
+        found = {table.name: Usage(len(table), table.max_entries) for table in counted}
+        if self.socket_flows is not None:
+            found["socket_flows"] = Usage(len(self.socket_flows), self.socket_flows.max_entries)
+        return found
 
     def settle(self, at_most: int = 8) -> int:
         """Move some pods' programs from filters to links, when nobody waits for the routing lock; how many were moved."""

@@ -300,7 +300,7 @@ def test_the_cni_configuration_and_the_plugin_appear_when_pods_can_be_served(nod
     node.api.put(NODES, node_document(NODE_NAME, ["10.99.1.0/24"], ["192.0.2.10"]))
     eventually(lambda: node.status().get("ready"))
     document = json.loads((node.directory / "net.d/05-anetd.conflist").read_text())
-    assert document["plugins"] == [{"type": "anetd-cni"}]
+    assert document["plugins"] == [{"type": "anetd-cni", "capabilities": {"portMappings": True}}]
     assert (node.directory / "bin/anetd-cni").stat().st_mode & 0o777 == 0o755
 
 
