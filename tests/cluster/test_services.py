@@ -278,7 +278,7 @@ def test_named_target_ports_may_differ_by_endpoint(cluster: Cluster, playground:
     for name, http in (("plain", 8080), ("moved", 9090)):
         pod = toolbox_pod(cluster, name, first, labels={"named": "yes"})
         container = pod["spec"]["containers"][0]
-        container["command"] = ["/agnhost", "netexec", f"--http-port={http}", "--udp-port=-1"]
+        container["command"] = ["/agnhost", "netexec", f"--http-port={http}", "--udp-port=8081"]
         container["ports"] = [{"name": "web", "containerPort": http}]
         container["readinessProbe"]["httpGet"]["port"] = http
         pod["metadata"]["namespace"] = playground

@@ -64,7 +64,7 @@ def test_the_agent_is_not_privileged_and_has_only_the_capabilities_it_explains()
     (container,) = pod["containers"]
     security = container["securityContext"]
     assert security["privileged"] is False
-    assert security["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN", "BPF", "PERFMON"]}
+    assert security["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN", "NET_RAW", "BPF", "PERFMON"]}
     assert security["readOnlyRootFilesystem"] is True
     assert security["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod["hostNetwork"] is True
