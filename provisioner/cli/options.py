@@ -76,6 +76,10 @@ NonMasqueradeCIDRs = Annotated[
     ),
 ]
 Labels = Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="May be repeated.", show_default=False)]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option("--allow", metavar="RULE=REASON", help="Let a compatibility gate's rule pass, and why; may be repeated.", show_default=False),
+]
 
 
 def label_pairs(labels: Sequence[str]) -> dict[str, str]:
