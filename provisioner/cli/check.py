@@ -74,7 +74,7 @@ def check(
     seconds = options.duration(timeout)
     found = matrix.load()
     chosen = Dataplane(dataplane.value) if dataplane else Dataplane.ANETD
-    gate = core.Gate(found, chosen, dataplane_version, allowances.parse(allow or [], found))
+    gate = core.Gate(found, chosen, dataplane_version, allowances.known(allowances.split(allow or []), found))
     checked = core.Checked()
     for target in targets or ():
         _check_target(target, gate, checked)

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 def check_spec(spec: ClusterSpec, file: str = "") -> Sequence[Finding]:
     """The gates that a create or deploy goes through before anything is touched. What `spec.allow` names passes."""
-    from provisioner.compatibility import check, matrix
+    from provisioner.compatibility import allowances, check, matrix
     from provisioner.compatibility.model import Place
 
     document = spec.to_document()
-    gate = check.Gate(matrix.load(), check.dataplane_of_spec(document), allowed=spec.allow)
+    found = matrix.load()
+    gate = check.Gate(found, check.dataplane_of_spec(document), allowed=allowances.known(spec.allow, found))
     checked = check.Checked()
     check.check_document(document, Place(file), gate, checked)
     return checked.all_findings()
