@@ -42,7 +42,8 @@ def features(
 
 def recommend(
     need: Annotated[
-        list[str], typer.Option("--need", metavar="FEATURE,...", help="What is needed; may be repeated. `provisioner features` lists names.")
+        list[str],
+        typer.Option("--need", metavar="FEATURE,...", help="What is needed; may be repeated. `provisioner features` lists names."),
     ],
     output: options.Output = Format.TABLE,
 ) -> None:
@@ -80,7 +81,13 @@ def recommend(
     }
     lines = [_headline(data)]
     for one in advice:
-        head = "has all of it" if one.fits else f"lacks {', '.join(one.lacks)}" if one.lacks else f"not certain: {', '.join(one.open_questions)}"
+        head = (
+            "has all of it"
+            if one.fits
+            else f"lacks {', '.join(one.lacks)}"
+            if one.lacks
+            else f"not certain: {', '.join(one.open_questions)}"
+        )
         lines.append(f"{one.dataplane.value}: {head}")
         lines += [f"  {item.id}: {_verdict(item, one.dataplane.value)}" for item in wanted]
         lines += [f"    instead: {item.way_out}" for item in wanted if item.id in one.lacks]

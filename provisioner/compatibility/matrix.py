@@ -52,7 +52,11 @@ class Matrix:
         if name in self.rules:
             return self.rules[name]
         close = difflib.get_close_matches(name, self.rules, n=3, cutoff=0.5)
-        remedy = f"Did you mean {' or '.join(close)}?" if close else "Findings carry their rule's name; `provisioner features --rules` lists them."
+        remedy = (
+            f"Did you mean {' or '.join(close)}?"
+            if close
+            else "Findings carry their rule's name; `provisioner features --rules` lists them."
+        )
         raise errors.Usage(f"there is no rule {name!r}", remedy=remedy, field="--allow")
 
 

@@ -128,7 +128,7 @@ def test_no_value_can_change_a_documents_structure(text):
     found = objects(SPECS["plain"], anetd_image=text, api_server=text)
     assert found["DaemonSet", "anetd"]["spec"]["template"]["spec"]["containers"][0]["image"] == text
     assert json.loads(found["ConfigMap", "anetd-config"]["data"]["config.json"])["apiServer"] == text
-    assert len(found) == 12
+    assert len(found) == 17
 
 
 def test_the_agents_configuration_is_what_the_agent_reads():
