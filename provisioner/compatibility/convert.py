@@ -115,7 +115,8 @@ def _policy(spec: Any, path: Path, work: _Work) -> tuple[str, Mapping[str, Any]]
         return None
     selector = _Selector.of(spec["endpointSelector"], (*path, "endpointSelector"), work)
     namespace = _own_namespace(selector, (*path, "endpointSelector"), work)
-    types, body = [], {"podSelector": selector.pods}
+    types: list[str] = []
+    body: dict[str, Any] = {}
     for direction, title, peers in (("ingress", "Ingress", "from"), ("egress", "Egress", "to")):
         rules = spec.get(direction)
         if not rules:  # absent or empty: Cilium leaves the direction alone
@@ -127,7 +128,7 @@ def _policy(spec: Any, path: Path, work: _Work) -> tuple[str, Mapping[str, Any]]
             body[direction] = kept
     if not types:
         work.lack(path, "has neither ingress nor egress rules, so it changes nothing; a NetworkPolicy would isolate the pods")
-    return namespace, {"podSelector": body.pop("podSelector"), "policyTypes": types, **body}
+    return namespace, {"podSelector": selector.pods, "policyTypes": types, **body}
 
 
 def _own_namespace(selector: _Selector, path: Path, work: _Work) -> str:
