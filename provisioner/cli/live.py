@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from provisioner.deploy.context import ContextAccess
     from provisioner.deploy.observe import Facts
 
-# Nodes and what the API server serves itself; specs and plans are in no cluster.
+# Specs, plans and facts are documents of our own, and in no cluster.
 _NOT_IN_A_CLUSTER = "provisioner.dev/"
 _CILIUM = "cilium/cilium"
 
@@ -36,8 +36,12 @@ def check_context(context: str, kubeconfig: Path | None, gate: Gate, checked: Ch
 
     with Client(access(context, kubeconfig), TimeLimit.after(seconds)) as client:
         try:
-            found = facts(client)
-            gate = _chosen(client, found, gate) if choose else gate
+            try:
+                found = facts(client)
+            except ApiError as error:  # the objects may be readable all the same
+                found = None
+                checked.findings.append(not_checked("the cluster's network", f"It may not be read, and was not checked: {error}"))
+            gate = _chosen(client, found, gate) if choose and found is not None else gate
             check_cluster(client, found, gate, checked)
         except (ApiError, UnavailableError) as error:
             checked.findings.append(not_checked(f"context {context}", f"The cluster cannot be read: {error}"))
@@ -45,7 +49,7 @@ def check_context(context: str, kubeconfig: Path | None, gate: Gate, checked: Ch
 
 
 def check_cluster(
-    client: Client, found: Facts, gate: Gate, checked: Checked, networks: tuple[Iterable[Any], Iterable[Any]] = ((), ())
+    client: Client, found: Facts | None, gate: Gate, checked: Checked, networks: tuple[Iterable[Any], Iterable[Any]] = ((), ())
 ) -> None:
     """`networks` are the pods' and Services' ranges that anetd would be told."""
     from provisioner.compatibility import check
@@ -55,7 +59,7 @@ def check_cluster(
     place = Place()
     unread: list[observe.Unread] = []
     kinds = [kind for kind in gate.matrix.by_kind if not kind.startswith(_NOT_IN_A_CLUSTER)]
-    if gate.dataplane is Dataplane.ANETD:
+    if found is not None and gate.dataplane is Dataplane.ANETD:
         check.check_document(found.to_document(*networks), place, gate, checked)
     for document in observe.objects(client, kinds, unread):
         check.check_document(document, place, gate, checked)

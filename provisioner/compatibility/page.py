@@ -1,6 +1,6 @@
 """docs/compatibility.md, made from the matrix. Pure.
 
-    python -m provisioner.compatibility.page > docs/compatibility.md
+python -m provisioner.compatibility.page > docs/compatibility.md
 """
 
 from __future__ import annotations
