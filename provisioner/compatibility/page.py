@@ -58,18 +58,19 @@ _GATES = """\
 
 | gate | what it looks at | what an error does |
 |---|---|---|
-| `create-cluster`, `deploy` | the spec; `deploy` also the cluster's objects, nodes and network | refuses before anything is touched, exit code 4 |
+| `create-cluster`, `deploy` | the spec; `deploy` also the cluster's objects, nodes and network | refuses first, exit code 4 |
 | `check TARGET...` | specs, manifests (files, directories, stdin), Terraform plans as JSON | exit code 2 |
 | `check --context NAME` | a running cluster; the kinds that may not be read are named | exit code 2 |
-| admission (ValidatingAdmissionPolicy) | every object that the API server takes | refused, or warned about: `spec.dataplane.admission` deny, warn, off |
+| admission | every object that the API server takes | `spec.dataplane.admission`: deny, warn, off |
 
-`--allow RULE=REASON` (or `spec.allow`) lets a rule pass in all of them. A reason is required; it is kept with the cluster, and in its ConfigMap
-`kube-system/provisioner-gates`. A NetworkPolicy is warned about at admission rather than refused while anetd does not enforce it: charts bring
-NetworkPolicies along, and refusing them would break installations that never relied on them. `check` says it as an error.
+`--allow RULE=REASON` (or `spec.allow`) lets a rule pass in all of them. A reason is required; it is kept with the cluster, and in its
+ConfigMap `kube-system/provisioner-gates`. A NetworkPolicy is warned about at admission rather than refused while anetd does not enforce
+it: charts bring NetworkPolicies along, and refusing them would break installations that never relied on them. `check` says it as an
+error.
 
-`provisioner features --output json` prints the whole matrix for other tools: `exportVersion`, `features` (`id`, `title`, `area`, `verdicts` by
-dataplane with `verdict`, `reason`, `since`, `sources`; `wayOut`, `needs`) and `rules` (`id`, `feature`, `kinds`, `each`, `when` with `path`, `op`
-and `value`; `severity`, `admission`, `reason` and `sources` by dataplane; `remedy`).
+`provisioner features --output json` prints the whole matrix for other tools: `exportVersion`; `features` (`id`, `title`, `area`,
+`verdicts` by dataplane with `verdict`, `reason`, `since` and `sources`; `wayOut`, `needs`); `rules` (`id`, `feature`, `kinds`, `each`,
+`when` with `path`, `op` and `value`; `severity`, `admission`, `reason` and `sources` by dataplane; `remedy`).
 """
 
 
