@@ -108,7 +108,7 @@ def _policy(spec: Any, path: Path, work: _Work) -> tuple[str, Mapping[str, Any]]
         work.lack(path, "is not a mapping")
         return None
     for key in spec.keys() - _SPEC_FIELDS:
-        if spec[key] not in (None, [], {}):
+        if spec[key] not in (None, [], {}) or key == "nodeSelector":
             work.lack((*path, key), _WHY.get(key, "has no equal in a NetworkPolicy"))
     if "endpointSelector" not in spec:
         work.lack((*path, "endpointSelector"), "is missing: the policy selects no pods")
