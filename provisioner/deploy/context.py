@@ -21,6 +21,7 @@ class ContextAccess:
 
     def open(self) -> ApiClient:
         """A client of the `kubernetes` package. Raises `errors.NotFound` for a file or context that is not there."""
+        import yaml
         from kubernetes.client import Configuration
         from kubernetes.config import ConfigException, new_client_from_config
 
@@ -33,7 +34,9 @@ class ContextAccess:
                 remedy="Name a context of `kubectl config get-contexts` with --context, and its file with --kubeconfig.",
                 field="--context",
             ) from None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise errors.NotFound(
-                f"{self.path} cannot be read as a kubeconfig: {error}", remedy="Give another file with --kubeconfig.", field="--kubeconfig"
+                f"{self.path} cannot be read as a kubeconfig: {' '.join(str(error).split())}",
+                remedy="Give another file with --kubeconfig.",
+                field="--kubeconfig",
             ) from None

