@@ -37,7 +37,8 @@ def features(
         emit(data, output, columns(("RULE", "FEATURE", "KINDS"), rows))
         return
     table = [(item.id, *(cell.verdict.value for cell in item.cells.values()), item.title) for item in found.features.values()]
-    emit(matrix.export(found), output, columns(("FEATURE", "GKE", "ANETD", "CILIUM", "WHAT"), table))
+    data = {} if output is Format.TABLE else matrix.export(found)
+    emit(data, output, columns(("FEATURE", "GKE", "ANETD", "CILIUM", "WHAT"), table))
 
 
 def recommend(
