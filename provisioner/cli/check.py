@@ -84,12 +84,12 @@ def check(
     chosen = Dataplane(dataplane.value) if dataplane else Dataplane.ANETD
     gate = core.Gate(found, chosen, dataplane_version, allowances.known(allowances.split(allow or []), found))
     checked = core.Checked()
-    for target in targets or ():
-        _check_target(target, gate, checked)
-    if context is not None:
+    if context is not None:  # first: its dataplane is the one that manifests beside it are meant for
         from provisioner.cli.live import check_context
 
         gate = check_context(context, kubeconfig, gate, checked, seconds, choose=dataplane is None)
+    for target in targets or ():
+        _check_target(target, gate, checked)
     findings = checked.all_findings()
     match output:
         case CheckFormat.SARIF:
@@ -100,9 +100,10 @@ def check(
             from provisioner.compatibility.reports import junit
 
             sys.stdout.write(junit(findings, checked.objects))
+        case CheckFormat.TABLE:
+            emit({}, Format.TABLE, gates.table(findings, checked.objects))
         case _:
-            data = gates.data(findings, checked.objects, gate.dataplane.value)
-            emit(data, Format(output.value), gates.table(findings, checked.objects))
+            emit(gates.data(findings, checked.objects, gate.dataplane.value), Format(output.value), "")
     if any(finding.refuses for finding in findings):
         raise typer.Exit(FAILED)
 

@@ -270,7 +270,7 @@ def unreachable(tmp_path: Path) -> str:
 def test_a_context_that_cannot_be_reached_is_an_error_among_the_findings(run: Run, unreachable: str, manifests: Path) -> None:
     result = run("check", str(manifests), "--context", "a", "--kubeconfig", unreachable, "--output", "json")
     assert result.code == 2
-    assert [f["rule"] for f in result.json["findings"]] == ["sctp-service", "sctp-service", "not-checked"]
+    assert [f["rule"] for f in result.json["findings"]] == ["not-checked", "sctp-service", "sctp-service"]
     assert "SECRET" not in result.out + result.err
 
 
