@@ -63,19 +63,19 @@ def deploy(
     """
     flags: dict[str, Any] = dict(locals())
     from provisioner.deploy.client import ApiError, Client, UnavailableError
-    from provisioner.deploy.observe import facts
+    from provisioner.deploy.observe import facts, settings
     from provisioner.plan.deadline import TimeLimit
 
     limit = TimeLimit.after(options.duration(timeout))
     reached = live.access(context, kubeconfig)
     with Client(reached, limit) as client:
         try:
-            found = facts(client)
-            spec = _spec(client, found, config, flags)
+            found, before = facts(client), settings(client)
+            spec = _spec(client, found, before, config, flags)
             gates.require(_findings(client, found, spec, config or ""), f"deploying to {spec.name}")
         except (ApiError, UnavailableError) as error:
             raise live.require_reachable(error, context or "(current)") from error
-    manifests = _manifests(spec, found, api_server, images_named(spec, anetd_image, coredns_image, kubernetes_bin_dir, limit))
+    manifests = _manifests(spec, found, before, api_server, images_named(spec, anetd_image, coredns_image, kubernetes_bin_dir, limit))
     if dry_run:
         raise typer.Exit(_show(manifests, output))
     _roll_out(reached, manifests, found, limit)
@@ -91,13 +91,12 @@ def deploy(
     emit(data, output, columns(header, [(spec.name, found.version, found.nodes, data["objects"])]))
 
 
-def _spec(client: Client, found: Facts, config: str | None, flags: Mapping[str, Any]) -> ClusterSpec:
+def _spec(client: Client, found: Facts, before: Mapping[str, Any], config: str | None, flags: Mapping[str, Any]) -> ClusterSpec:
     """As it is asked for. Of what neither a file nor a flag says, an anetd that is there keeps its own, and the rest is the cluster's."""
     from provisioner.deploy import observe
 
     given: dict[str, Any] = {**flags, "dataplane_v2": True}
     if config is None:
-        before = observe.settings(client)
         pods = before.get("podCIDRs") or observe.pod_ranges(client)
         own: dict[str, Any] = {
             "name": before.get("clusterName", "cluster"),
@@ -131,7 +130,9 @@ def _findings(client: Client, found: Facts, spec: ClusterSpec, file: str) -> Seq
     return [*gates.check_spec(spec, file), *checked.all_findings()]
 
 
-def _manifests(spec: ClusterSpec, found: Facts, api_server: str | None, images: tuple[str, str]) -> list[Manifest]:
+def _manifests(
+    spec: ClusterSpec, found: Facts, before: Mapping[str, Any], api_server: str | None, images: tuple[str, str]
+) -> list[Manifest]:
     from provisioner.deploy import DeployContext, cluster_dns_addresses, host_resolvers, render_all
 
     server = api_server or found.api_server
@@ -139,14 +140,16 @@ def _manifests(spec: ClusterSpec, found: Facts, api_server: str | None, images: 
         raise errors.UpstreamFailure(
             "the cluster does not say where its nodes reach the API server", remedy="Give it with --api-server.", field="--api-server"
         )
-    settings: DeployContext = DeployContext(
+    pool = spec.dataplane.load_balancer_pool
+    context: DeployContext = DeployContext(
         api_server=server,
         cluster_dns=found.dns_addresses or cluster_dns_addresses(spec),
         anetd_image=images[0],
         coredns_image=images[1],
         upstream_dns=host_resolvers(),
+        load_balancer_pool=before.get("loadBalancerPool", ()) if pool is None else [str(network) for network in pool],
     )
-    manifests = render_all(spec, settings)
+    manifests = render_all(spec, context)
     return [manifest for manifest in manifests if not (found.foreign_dns and manifest.name == _DNS_MANIFEST)]
 
 

@@ -187,6 +187,10 @@ class Dataplane(_Model):
         AdmissionMode.DENY,
         description="What happens to objects that the dataplane would ignore: deny, warn, or off (in the audit log only).",
     )
+    load_balancer_pool: tuple[CIDR, ...] | None = Field(
+        None,
+        description="Addresses for Services of type LoadBalancer, within the nodes' network; by default a part of it, with [] none.",
+    )
 
 
 class Metadata(_Model):
