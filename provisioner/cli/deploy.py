@@ -97,7 +97,8 @@ def _spec(client: Client, found: Facts, before: Mapping[str, Any], config: str |
     from provisioner.spec.models import API_VERSION, KIND, Dataplane
 
     pods = before.get("podCIDRs") or observe.pod_ranges(client)
-    fields = [field.alias or name for name, field in Dataplane.model_fields.items()]
+    # The pool belongs to nodes' networks that the local provider makes; here it is kept as it is.
+    fields = [field.alias or name for name, field in Dataplane.model_fields.items() if name != "load_balancer_pool"]
     dataplane = {name: before[name] for name in fields if name in before and (name != "mtu" or before[name])}
     mode = observe.admission_mode(client)
     spec: dict[str, Any] = {"dataplane": dataplane | ({"admission": mode} if mode else {})}
@@ -135,13 +136,14 @@ def _manifests(
         raise errors.UpstreamFailure(
             "the cluster does not say where its nodes reach the API server", remedy="Give it with --api-server.", field="--api-server"
         )
+    pool = spec.dataplane.load_balancer_pool
     context: DeployContext = DeployContext(
         api_server=server,
         cluster_dns=found.dns_addresses or cluster_dns_addresses(spec),
         anetd_image=images[0],
         coredns_image=images[1],
         upstream_dns=host_resolvers(),
-        load_balancer_pool=[str(network) for network in spec.dataplane.load_balancer_pool or ()],
+        load_balancer_pool=before.get("loadBalancerPool", ()) if pool is None else [str(network) for network in pool],
         attach_mode=before.get("attachMode", "auto"),
         device=before.get("device", ""),
     )
