@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
-from provisioner.compatibility.conditions import parts, places
+from provisioner.compatibility.conditions import UNLIKE, parts, places
 from provisioner.compatibility.model import Condition, Rule
 
 _LEAVES: dict[str, Callable[[str, object], str]] = {
@@ -38,6 +38,9 @@ def _all(element: str, conditions: Sequence[Condition]) -> str:
 
 
 def _condition(element: str, condition: Condition) -> str:
+    if condition.op == UNLIKE:
+        own, other = _optional(element, list(parts(condition.path))), _optional(element, list(parts(condition.value)))
+        return f"{own}.hasValue() && {other}.hasValue() && {own}.value() != {other}.value()"
     op = "present" if condition.op == "absent" else condition.op
     text = _within(element, list(parts(condition.path)), lambda place: _LEAVES[op](place, condition.value), 0, op)
     return f"!{text}" if condition.op == "absent" else text

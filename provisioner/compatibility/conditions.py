@@ -29,6 +29,8 @@ def _older(value: Any, floors: Any) -> bool:
     return isinstance(value, str) and versions.is_older(value, floors) is True
 
 
+# The condition's value is the name of another field of the same element; both have to be there, and differ.
+UNLIKE: Final = "unlike"
 # Operator -> (value found, value of the condition) -> whether it holds. Only those of _OF_ABSENT may hold for what is not there.
 OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "equals": lambda found, wanted: bool(found == wanted and type(found) is type(wanted)),
@@ -36,6 +38,7 @@ OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "matches": lambda found, wanted: isinstance(found, str) and re.search(wanted, found) is not None,
     "above": lambda found, wanted: isinstance(found, int) and not isinstance(found, bool) and found > wanted,
     "below": lambda found, wanted: isinstance(found, int) and not isinstance(found, bool) and found < wanted,
+    UNLIKE: lambda found, wanted: bool(found != wanted),
     "older": _older,
     "present": lambda _found, _wanted: True,
     "absent": lambda _found, _wanted: False,
@@ -99,6 +102,9 @@ def _holds(condition: Condition, element: Any, start: Path) -> Path | None:
     if condition.op in _OF_ABSENT and not values:
         return start if not any(value is UNKNOWN for _, value in found) else None
     operator = OPERATORS[condition.op]
+    if condition.op == UNLIKE:
+        others = [value for _, value in resolve(element, condition.value, start)]
+        return next((path for path, value in values if any(other not in (None, UNKNOWN) and other != value for other in others)), None)
     return next((path for path, value in values if operator(value, condition.value)), None)
 
 

@@ -178,7 +178,7 @@ def _condition(part: Mapping[str, Any], feature: Feature) -> Condition:
     (op,) = part.keys() - {"path"}
     if op not in OPERATORS:
         raise ValueError(f"there is no operator {op}")
-    if op == "differs" and "*" in part.get("path", ""):
+    if op in {"differs", "unlike"} and "*" in part.get("path", ""):
         raise ValueError(f"{part}: whether all or any of them differ cannot be said")
     value = part[op]
     if op == "older" and value == _FLOORS:

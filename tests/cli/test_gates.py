@@ -17,7 +17,12 @@ from provisioner.compatibility.model import Finding, Place, Severity
 from .conftest import Run
 from .fake import FakeProvider
 
-SCTP = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"ports": [{"port": 1, "protocol": "SCTP"}]}}
+SCTP = {
+    "apiVersion": "v1",
+    "kind": "Service",
+    "metadata": {"name": "web"},
+    "spec": {"ports": [{"port": 1, "protocol": "SCTP", "targetPort": 2}]},
+}
 FINE = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"ports": [{"port": 1}]}}
 CNP = {"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy", "metadata": {"name": "p", "namespace": "shop"}}
 PLAN = {

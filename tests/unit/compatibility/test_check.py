@@ -9,7 +9,12 @@ from provisioner.compatibility import check, matrix
 from provisioner.compatibility.model import Dataplane, Place, Severity
 
 MATRIX = matrix.load()
-SCTP = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": {"ports": [{"port": 1, "protocol": "SCTP"}]}}
+SCTP = {
+    "apiVersion": "v1",
+    "kind": "Service",
+    "metadata": {"name": "a"},
+    "spec": {"ports": [{"port": 1, "protocol": "SCTP", "targetPort": 2}]},
+}
 
 
 def findings(text, dataplane=Dataplane.ANETD, *, strict=True, **settings):
@@ -23,7 +28,7 @@ def rules(*arguments, **settings):
 
 
 def test_a_finding_names_the_object_and_the_line_and_says_why_and_what_to_do():
-    text = "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\n  namespace: shop\nspec:\n  ports:\n  - port: 1\n    protocol: SCTP\n"
+    text = "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\n  namespace: shop\nspec:\n  ports:\n  - port: 1\n    protocol: SCTP\n    targetPort: 2\n"
     (found,) = findings(text)
     assert (found.rule, found.severity, found.subject) == ("sctp-service", Severity.ERROR, "Service shop/web")
     assert (found.place, found.field) == (Place("x.yaml", 9), "spec.ports[0].protocol")
@@ -39,7 +44,7 @@ def test_objects_are_found_in_lists_of_lists_and_several_documents():
 
 
 def test_an_object_behind_an_anchor_is_an_object():
-    text = "apiVersion: v1\nkind: List\nitems:\n- &one\n  apiVersion: v1\n  kind: Service\n  spec: {ports: [{protocol: SCTP}]}\n- *one\n"
+    text = "apiVersion: v1\nkind: List\nitems:\n- &one\n  apiVersion: v1\n  kind: Service\n  spec: {ports: [{protocol: SCTP, port: 1, targetPort: 2}]}\n- *one\n"
     assert [rule for rule, _ in rules(text)] == ["sctp-service"] * 2
 
 

@@ -33,7 +33,7 @@ def test_versions_are_compared_by_their_minor_line(version, floors, older):
     assert versions.is_older(version, floors) is older
 
 
-DOCUMENT = {"a": [{"b": 1}, {"b": "x", "c": {"d.e": True}}], "n": None, "u": UNKNOWN, "s": "text"}
+DOCUMENT = {"a": [{"b": 1}, {"b": "x", "c": {"d.e": True}}], "n": None, "u": UNKNOWN, "s": "text", "m": 3}
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,11 @@ DOCUMENT = {"a": [{"b": 1}, {"b": "x", "c": {"d.e": True}}], "n": None, "u": UNK
         (Condition("s", "matches", "^te"), ("s",)),
         (Condition("a", "matches", "x"), None),
         (Condition("s", "differs", "text"), None),
+        (Condition("s", "unlike", "m"), ("s",)),
+        (Condition("s", "unlike", "s"), None),
+        (Condition("s", "unlike", "missing"), None),
+        (Condition("missing", "unlike", "s"), None),
+        (Condition("s", "unlike", "u"), None),
         (Condition("missing", "differs", "text"), ()),
         (Condition("n", "present", True), None),
         (Condition("n", "absent", True), ()),
