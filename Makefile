@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON := .venv/bin/python
-FAST := tests/unit tests/cli tests/local tests/datapath
+FAST := tests/unit tests/cli tests/local tests/datapath tests/terraform
 # Namespaces, links, bpf(2) and clusters need root; the caller's HOME keeps the cache in one place.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HOME,XDG_CACHE_HOME,PATH)
 PYTEST := $(PYTHON) -m pytest
@@ -19,7 +19,7 @@ setup: ## install what this machine lacks: packages, the virtual environment, na
 	@.ci/setup
 
 tools: # all but the Kubernetes programs: enough for lint and the fast tests
-	@.ci/setup packages venv native
+	@.ci/setup packages venv native terraform
 
 demo: setup ## a two-node cluster on this machine, with pods and a Service at work
 	@bash docs/demo.sh
@@ -64,10 +64,14 @@ lock: tools ## resolve the dependencies anew into requirements.lock; needs uv
 	  uv pip compile pyproject.toml --group dev --python-version 3.11 --universal --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet; } > build/requirements.lock
 	mv build/requirements.lock requirements.lock
+	@{ echo '# Made by `make lock` from requirements.in; installed with --require-hashes.'; \
+	  uv pip compile terraform/provider/requirements.in --python-version 3.11 --universal --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet; } > build/requirements.lock
+	mv build/requirements.lock terraform/provider/requirements.lock
 
 clean: ## remove what was built here; caches outside of the checkout and clusters stay
 	rm -rf build dist agent/objects provisioner/objects .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0r rm -rf
+	find . -path './.venv*' -prune -o -name __pycache__ -type d -print0 | xargs -0r rm -rf
 
-distclean: clean ## clean, and the virtual environment
-	rm -rf .venv
+distclean: clean ## clean, and the virtual environments
+	rm -rf .venv .venv-terraform

@@ -1,0 +1,51 @@
+"""The plugin protocol's calls, where the framework's own answers are not enough.
+
+The framework does not ask a resource about a creation's plan, decides what is replaced by the schema alone, and ends the process when
+Terraform asks for a stop, in the middle of what it does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tf.provider import ProviderServicer
+from tf.types import NormalizedJson, Unknown
+from tf.utils import Diagnostics, read_dynamic_value
+
+if TYPE_CHECKING:
+    from terraform_provider_provisioner.provider import Provisioner
+
+
+class Servicer(ProviderServicer):
+    """For one provider."""
+
+    def __init__(self, app: Provisioner) -> None:
+        super().__init__(app)
+        self._app = app
+
+    def PlanResourceChange(self, request: Any, context: Any) -> Any:  # noqa: N802 -- the protocol's name
+        self._app.replaced()
+        response = super().PlanResourceChange(request, context)
+        for argument in self._app.replaced():
+            response.requires_replace.add().steps.add().attribute_name = argument
+        if read_dynamic_value(request.prior_state) is None and not response.diagnostics:
+            diagnostics = Diagnostics()
+            resource_class = self._get_res_cls(request.type_name)
+            planned = self._decoded(request.type_name, read_dynamic_value(response.planned_state))
+            self._app.new_resource(resource_class).plan_create(diagnostics, planned)
+            response.diagnostics.extend(diagnostics.to_pb())
+        return response
+
+    def StopProvider(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Interrupt what runs; its calls then end with an error of their own, and Terraform waits for them."""
+        self._app.commands.stop()
+        return super().StopProvider(request, context)
+
+    def _decoded(self, type_name: str, state: dict[str, Any]) -> dict[str, Any]:
+        attributes = self._get_res_attrs(type_name)
+        return {
+            name: attributes[name].type.decode(value)
+            if isinstance(attributes[name].type, NormalizedJson) and value is not Unknown
+            else value
+            for name, value in state.items()
+        }
