@@ -10,9 +10,11 @@ from collections.abc import Sequence
 import typer
 
 from provisioner import errors
+from provisioner.cli.check import check
 from provisioner.cli.create_cluster import create_cluster
 from provisioner.cli.delete_cluster import delete_cluster
 from provisioner.cli.describe_cluster import describe_cluster
+from provisioner.cli.features import features, recommend
 from provisioner.cli.get_credentials import get_credentials
 from provisioner.cli.list_clusters import list_clusters
 from provisioner.cli.load_image import load_image
@@ -44,6 +46,9 @@ for _command in (
     describe_cluster,
     get_credentials,
     load_image,
+    check,
+    features,
+    recommend,
     render,
     schema,
     version,

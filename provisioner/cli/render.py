@@ -36,6 +36,8 @@ def render(
     mtu: options.Mtu = None,
     masquerade: options.Masquerade = None,
     non_masquerade_cidrs: options.NonMasqueradeCIDRs = None,
+    admission: options.AdmissionOption = None,
+    allow: options.Allow = None,
     labels: options.Labels = None,
     kubernetes_bin_dir: options.BinDir = None,
     api_server: Annotated[

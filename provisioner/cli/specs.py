@@ -29,12 +29,13 @@ FLAGS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "mtu": (("spec", "dataplane", "mtu"), "--mtu"),
     "masquerade": (("spec", "dataplane", "masquerade"), "--masquerade"),
     "non_masquerade_cidrs": (("spec", "dataplane", "nonMasqueradeCIDRs"), "--non-masquerade-cidr"),
+    "admission": (("spec", "dataplane", "admission"), "--admission"),
     "dataplane_v2": (("spec", "dataplane", "version"), "--dataplane-v2"),
 }
 
 
 def spec_from(config: str | None, flags: Mapping[str, Any]) -> ClusterSpec:
-    """`flags` holds the values of the parameters named in FLAGS, and `labels`; None and "" are flags that were not given.
+    """`flags` holds the values of the parameters named in FLAGS, `labels` and `allow`; None and "" are flags that were not given.
 
     Raises `errors.NotFound` for a file that is not there, and what `load_spec` raises.
     """
@@ -44,6 +45,10 @@ def spec_from(config: str | None, flags: Mapping[str, Any]) -> ClusterSpec:
     overrides = [Override(*_place(name, value)) for name, value in given.items()]
     if flags.get("masquerade") is False:
         overrides.append(Override(FLAGS["masquerade"][0], False, "--no-masquerade"))
+    if flags.get("allow"):
+        from provisioner.compatibility.allowances import split
+
+        overrides += [Override(("spec", "allow", rule), reason, "--allow") for rule, reason in split(flags["allow"]).items()]
     for key, value in label_pairs(flags.get("labels") or []).items():
         overrides.append(Override(("metadata", "labels", key), value, "--label"))
     text = None if config is None else _read(config)

@@ -14,12 +14,15 @@ from provisioner.plan.steps import Deadline, Progress
 FIELD_MANAGER = "provisioner"
 _RETRY_SECONDS = 0.2
 
+_ADMISSION = "admissionregistration.k8s.io"
 # What the templates use: (apiVersion, kind) -> (path of the API group, plural, namespaced).
 _KINDS = {
     ("v1", "Namespace"): ("/api/v1", "namespaces", False),
     ("v1", "ServiceAccount"): ("/api/v1", "serviceaccounts", True),
     ("v1", "ConfigMap"): ("/api/v1", "configmaps", True),
     ("v1", "Service"): ("/api/v1", "services", True),
+    (f"{_ADMISSION}/v1", "ValidatingAdmissionPolicy"): (f"/apis/{_ADMISSION}/v1", "validatingadmissionpolicies", False),
+    (f"{_ADMISSION}/v1", "ValidatingAdmissionPolicyBinding"): (f"/apis/{_ADMISSION}/v1", "validatingadmissionpolicybindings", False),
     ("apps/v1", "DaemonSet"): ("/apis/apps/v1", "daemonsets", True),
     ("apps/v1", "Deployment"): ("/apis/apps/v1", "deployments", True),
     ("policy/v1", "PodDisruptionBudget"): ("/apis/policy/v1", "poddisruptionbudgets", True),
