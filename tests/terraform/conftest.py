@@ -12,8 +12,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = ROOT / "terraform" / "modules"
 EXAMPLES = ROOT / "terraform" / "examples"
 PROVIDER_PYTHON = ROOT / ".venv-terraform" / "bin" / "python"
-GOOGLE = ("registry.terraform.io/hashicorp/google", "7.99.0")
+GOOGLE = "registry.terraform.io/hashicorp/google"
 TIMEOUT_SECONDS = 180
 
 
@@ -101,6 +101,27 @@ class Terraform:
 
 
 @pytest.fixture(scope="session")
+def shared_plugins(terraform: Terraform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terraform]:
+    """Terraform with providers that run already: Google's stub, and ours, which has no command to do any work with."""
+    directory = tmp_path_factory.mktemp("plugins")
+    argv = [str(PROVIDER_PYTHON), "-m", "tests.terraform.serve_plugins", str(directory)]
+    with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stdin is not None
+        try:
+            assert server.stdout.readline() == "ready\n"
+            plugin = {"Protocol": "grpc", "ProtocolVersion": 6, "Pid": server.pid, "Test": True}
+            reattach = {
+                address: {**plugin, "Addr": {"Network": "unix", "String": str(directory / name)}}
+                for address, name in ((GOOGLE, "google"), (installer().ADDRESS, "provisioner"))
+            }
+            yield replace(terraform, environment={"TF_REATTACH_PROVIDERS": json.dumps(reattach)})
+        finally:
+            server.stdin.close()
+            server.wait(timeout=10)
+
+
+@pytest.fixture(scope="session")
 def terraform(tmp_path_factory: pytest.TempPathFactory) -> Terraform:
     program = shutil.which("terraform")
     if program is None:
@@ -112,8 +133,7 @@ def terraform(tmp_path_factory: pytest.TempPathFactory) -> Terraform:
     mirror = directory / "mirror"
     python = str(PROVIDER_PYTHON)
     install.install(mirror, install.ADDRESS, install.VERSION, "terraform_provider_provisioner.main", install.SOURCES, python)
-    install.install(mirror, *GOOGLE, "tests.fakes.terraform_google.main", ROOT, python)
-    install.configure(directory / "terraform.rc", mirror, install.ADDRESS, GOOGLE[0])
+    install.configure(directory / "terraform.rc", mirror, install.ADDRESS)
     return Terraform(program, directory / "terraform.rc")
 
 

@@ -1,3 +1,26 @@
+# The rules of the feature matrix, which the command line checks too.
+module "compatibility" {
+  source = "../compatibility"
+
+  dataplane = "gke"
+  spec = {
+    dataplane = { version = var.dataplane_v2 ? "v2" : "v1" }
+    stackType = var.stack_type == "IPV4_IPV6" ? "ipv4-ipv6" : "ipv4"
+    gke = {
+      autopilot                            = var.autopilot
+      clusterVersion                       = var.kubernetes_version
+      enableNetworkPolicy                  = var.network_policy_addon
+      enableFqdnNetworkPolicy              = var.fqdn_network_policy
+      enableCiliumClusterwideNetworkPolicy = var.cilium_clusterwide_network_policy
+      inTransitEncryption                  = var.in_transit_encryption ? "inter-node-transparent" : "none"
+      enableMultiNetworking                = var.multi_networking
+      enableDataplaneV2Metrics             = try(coalesce(var.observability.metrics, false), false)
+      enableDataplaneV2FlowObservability   = try(coalesce(var.observability.relay, false), false)
+      nodePools                            = [for pool in values(var.node_pools) : { imageType = pool.image_type, numNodes = coalesce(pool.max_count, pool.node_count) } if !var.autopilot]
+    }
+  }
+}
+
 resource "google_container_cluster" "this" {
   name                = var.name
   project             = var.project_id
@@ -163,38 +186,8 @@ resource "google_container_cluster" "this" {
     }
 
     precondition {
-      condition     = !(var.network_policy_addon && var.dataplane_v2)
-      error_message = "network_policy_addon is Calico, and GKE refuses it in a cluster with Dataplane V2, which enforces NetworkPolicy itself. Leave network_policy_addon out."
-    }
-
-    precondition {
-      condition     = var.dataplane_v2 || !var.fqdn_network_policy
-      error_message = "fqdn_network_policy needs Dataplane V2. Set dataplane_v2 to true (in a new cluster), or leave it out."
-    }
-
-    precondition {
-      condition     = !var.fqdn_network_policy || local.in_version["fqdn_network_policy"]
-      error_message = "fqdn_network_policy needs GKE 1.26.4-gke.500, 1.27.1-gke.400 or later. Raise kubernetes_version, or leave it to the channel."
-    }
-
-    precondition {
-      condition     = var.dataplane_v2 || !var.cilium_clusterwide_network_policy
-      error_message = "cilium_clusterwide_network_policy needs Dataplane V2. Set dataplane_v2 to true (in a new cluster), or leave it out."
-    }
-
-    precondition {
-      condition     = !var.cilium_clusterwide_network_policy || local.in_version["cilium_clusterwide_network_policy"]
-      error_message = "cilium_clusterwide_network_policy needs GKE 1.28.6-gke.1095000, 1.29.1-gke.1016000 or later. Raise kubernetes_version, or leave it to the channel."
-    }
-
-    precondition {
-      condition     = var.dataplane_v2 || !var.in_transit_encryption
-      error_message = "in_transit_encryption needs Dataplane V2. Set dataplane_v2 to true (in a new cluster), or leave it out."
-    }
-
-    precondition {
-      condition     = !(var.in_transit_encryption && var.autopilot)
-      error_message = "in_transit_encryption is not offered in Autopilot clusters. Set autopilot to false, or leave it out."
+      condition     = module.compatibility.ok
+      error_message = module.compatibility.message
     }
 
     precondition {
@@ -213,28 +206,8 @@ resource "google_container_cluster" "this" {
     }
 
     precondition {
-      condition     = var.dataplane_v2 || !var.multi_networking
-      error_message = "multi_networking needs Dataplane V2. Set dataplane_v2 to true (in a new cluster), or leave it out."
-    }
-
-    precondition {
-      condition     = !(var.multi_networking && var.stack_type == "IPV4_IPV6")
-      error_message = "multi_networking and dual-stack exclude each other. Set stack_type to IPV4, or leave multi_networking out."
-    }
-
-    precondition {
-      condition     = !var.multi_networking || local.in_version["multi_networking"]
-      error_message = "multi_networking needs GKE 1.28 or later, in Autopilot 1.29.5-gke.1091000 or 1.30.1-gke.1280000. Raise kubernetes_version, or leave it to the channel."
-    }
-
-    precondition {
-      condition     = var.dataplane_v2 || var.observability == null
-      error_message = "observability is Dataplane V2's. Set dataplane_v2 to true (in a new cluster), or leave it out."
-    }
-
-    precondition {
-      condition     = var.observability == null || local.in_version["observability"]
-      error_message = "observability needs GKE 1.28 or later. Raise kubernetes_version, or leave it to the channel."
+      condition     = !(var.multi_networking && var.autopilot) || local.in_autopilot_version
+      error_message = "multi_networking in Autopilot needs GKE 1.29.5-gke.1091000, 1.30.1-gke.1280000 or later. Raise kubernetes_version, or leave it to the channel."
     }
 
     precondition {

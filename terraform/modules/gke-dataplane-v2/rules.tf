@@ -10,24 +10,13 @@ locals {
 
   # Minor, and patch and build as one number. Of what is left open GKE takes the newest.
   version_parts = var.kubernetes_version == null ? [] : [for part in regexall("[0-9]+", trimprefix(var.kubernetes_version, "1.")) : tonumber(part)]
-  minor         = try(local.version_parts[0], null)
+  minor         = try(local.version_parts[0], 999)
   build         = try(local.version_parts[1], 999) * local.builds + try(local.version_parts[2], local.builds - 1)
   builds        = 10000000 # more than GKE numbers in a patch
-
-  # Feature -> the first build of each minor that has it, as [minor, patch, gke]; every later minor has it.
-  floors = {
-    fqdn_network_policy               = [[26, 4, 500], [27, 1, 400]]
-    cilium_clusterwide_network_policy = [[28, 6, 1095000], [29, 1, 1016000]]
-    observability                     = [[28, 0, 0]]
-    multi_networking                  = var.autopilot ? [[29, 5, 1091000], [30, 1, 1280000]] : [[28, 0, 0]]
-  }
-  in_version = {
-    for feature, floor in local.floors : feature => local.minor == null ? true : (
-      local.minor > max([for each in floor : each[0]]...) ? true : anytrue([
-        for each in floor : local.minor == each[0] && local.build >= each[1] * local.builds + each[2]
-      ])
-    )
-  }
+  # The first builds of the minors in which Autopilot has several networks.
+  in_autopilot_version = local.minor > 30 || anytrue([for first in [[29, 5, 1091000], [30, 1, 1280000]] :
+    local.minor == first[0] && local.build >= first[1] * local.builds + first[2]
+  ])
 
   # Chosen when the cluster is made, and never changed in place.
   immutable = {

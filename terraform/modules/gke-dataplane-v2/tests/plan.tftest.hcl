@@ -251,7 +251,7 @@ run "clusterwide_policy_in_the_first_build" {
 run "observability_a_minor_too_early" {
   command = plan
   variables {
-    observability      = {}
+    observability      = { relay = true }
     kubernetes_version = "1.27"
   }
   expect_failures = [google_container_cluster.this]

@@ -1,21 +1,21 @@
-"""The plugin's executable: the tables of `schema` over the plugin protocol."""
+"""The tables of `schema` over the plugin protocol."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "terraform" / "provider"))
-
-from terraform_provider_provisioner.serve import serve
-from tests.fakes.terraform_google.schema import PROVIDER, RESOURCES, Block
 from tf.gen import tfplugin_pb2 as pb
 from tf.gen import tfplugin_pb2_grpc
 from tf.types import Unknown
 from tf.utils import read_dynamic_value, to_dynamic_value
+
+from tests.fakes.terraform_google.schema import PROVIDER, RESOURCES, Block
+
+
+# What the cloud chooses, by type.
+CHOSEN: Mapping[str, Any] = {"string": "chosen", "number": 1, "bool": False, "list": [], "set": [], "map": {}}
 
 
 def type_of(text: str) -> bytes:
@@ -66,13 +66,16 @@ def replacing(block: Block, old: Mapping[str, Any], new: Mapping[str, Any]) -> I
             yield from ([name, index, *path] for path in replacing(nested, one, other))
 
 
-def known(value: Any, name: str = "") -> Any:
-    """After an apply nothing is unknown: what the cloud would have chosen has a value that says so."""
-    if value is Unknown:
-        return f"chosen-{name}"
-    if isinstance(value, dict):
-        return {key: known(entry, key) for key, entry in value.items()}
-    return [known(entry, name) for entry in value] if isinstance(value, list) else value
+def known(block: Block, values: Mapping[str, Any]) -> dict[str, Any]:
+    """After an apply nothing is unknown: what the cloud would have chosen has a value that stands for it."""
+    made = dict(values)
+    for name, text in block.arguments.items():
+        if made[name] is Unknown:
+            made[name] = CHOSEN[text.split("(")[0].split(" ")[0]]
+    for name, nested in block.blocks.items():
+        if isinstance(made[name], list):
+            made[name] = [known(nested, entry) for entry in made[name]]
+    return made
 
 
 class Servicer(tfplugin_pb2_grpc.ProviderServicer):
@@ -132,11 +135,7 @@ class Servicer(tfplugin_pb2_grpc.ProviderServicer):
                 response = pb.ApplyResourceChange.Response(new_state=request.prior_state)
                 response.diagnostics.add(severity=pb.Diagnostic.ERROR, summary="Cannot destroy cluster because deletion_protection is set to true.")
             return response
-        return pb.ApplyResourceChange.Response(new_state=to_dynamic_value(known(planned)))
+        return pb.ApplyResourceChange.Response(new_state=to_dynamic_value(known(RESOURCES[request.type_name], planned)))
 
     def StopProvider(self, request: Any, context: Any) -> Any:
         return pb.StopProvider.Response()
-
-
-def main() -> int:
-    return serve(Servicer(), lambda: None)
