@@ -43,6 +43,8 @@ lint-only:
 	.venv/bin/ruff check --quiet .
 	.venv/bin/ruff format --check --quiet .
 	.venv/bin/mypy --strict provisioner agent
+	MYPYPATH=terraform/provider .venv/bin/mypy --strict -p terraform_provider_provisioner
+	.venv/bin/mypy --strict terraform/generate.py terraform/provider/install.py
 	.venv/bin/lint-imports --no-cache
 
 format: tools ## rewrite the sources as ruff wants them

@@ -1,4 +1,4 @@
-"""What is generated below terraform/: the matrix that the module `compatibility` reads, and the tables of inputs and outputs in each README.
+"""Write what is generated below terraform/: the matrix that the module `compatibility` reads, and each README's inputs and outputs.
 
     .venv/bin/python terraform/generate.py          # write them
     .venv/bin/python terraform/generate.py --check  # exit code 1, naming them, when some are not current
@@ -56,15 +56,13 @@ def matrix() -> str:
 
 
 def _numbers(major: int, minor: int, patch: int, build: int) -> dict[str, int]:
-    """A version's minor line, and the whole of it, as numbers that the module compares; main.tf makes the same of the versions it is asked."""
+    """A version's minor line, and the whole of it, as numbers to compare; the module makes the same of the versions that it is asked."""
     line = major * 1000 + minor
     return {"line": line, "whole": (line * 10000 + patch) * 100000000 + build}
 
 
 def _feature(feature: Mapping[str, Any]) -> dict[str, Any]:
-    verdicts = {
-        dataplane: {name: cell[name] for name in ("verdict", "reason", "since")} for dataplane, cell in feature["verdicts"].items()
-    }
+    verdicts = {dataplane: {name: cell[name] for name in ("verdict", "reason", "since")} for dataplane, cell in feature["verdicts"].items()}
     return {"title": feature["title"], "area": feature["area"], "way_out": feature["wayOut"], "verdicts": verdicts}
 
 

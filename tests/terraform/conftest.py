@@ -151,6 +151,10 @@ class Machine:
     def hold(self) -> Path:
         return self.directory / "hold"
 
+    @property
+    def busy(self) -> Path:
+        return self.directory / "busy"
+
     def calls(self) -> list[list[str]]:
         path = self.directory / "calls.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -2,7 +2,8 @@
 
     python tests/terraform/stand_in.py DIRECTORY SUBCOMMAND...
 
-In the directory: `clusters`, what there is; `calls.jsonl`, a line a run; `hold`, while it is there a create does not end.
+In the directory: `clusters.pickle`, what there is; `calls.jsonl`, a line a run; `hold`, while it is there a create does not end; `busy`, how
+many creates are told that another command works on the cluster.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from provisioner import errors
 from provisioner.cli import backend, main
 from provisioner.plan.steps import Deadline, Plan, Progress
 from provisioner.providers.base import ClusterState
@@ -28,6 +30,11 @@ class StandIn(FakeProvider):
     """Remembers its clusters when one changes, and can hold a create up."""
 
     def plan_create(self, spec: ClusterSpec) -> Plan:
+        busy = self.root / "busy"
+        times = int(busy.read_text()) if busy.exists() else 0
+        if times:
+            busy.write_text(str(times - 1))
+            raise errors.ClusterBusy(f"another command works on the cluster {spec.name}", remedy="Wait until it has ended.")
         plan = super().plan_create(spec)
         *before, last = plan.steps
 

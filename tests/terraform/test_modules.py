@@ -84,7 +84,10 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
                 if condition.op == "older":
                     for version in {*condition.value, "1.26", "1.26.3", "1.27.0", "1.27.1", "1.28", "1.29.0-gke.1", "1.99.0", "latest"}:
                         others = [other for other in rule.when if other is not condition]
-                        yield f"{rule.id} {version}", made_of(place, others) | merged(place, condition.path, version, made_of(place, others))
+                        yield (
+                            f"{rule.id} {version}",
+                            made_of(place, others) | merged(place, condition.path, version, made_of(place, others)),
+                        )
 
 
 def made_of(place: str, conditions: Sequence[Condition]) -> dict[str, Any]:
@@ -151,7 +154,12 @@ def test_the_compatibility_module_judges_specs_as_the_command_line_does(shared_p
 
 def judged(spec: dict[str, Any]) -> dict[str, dict[str, str]]:
     """What the command line finds, in the module's words."""
-    document = {"apiVersion": "provisioner.dev/v1alpha1", "kind": "Cluster", "metadata": {"name": "demo"}, "spec": {"provider": "gke", **spec}}
+    document = {
+        "apiVersion": "provisioner.dev/v1alpha1",
+        "kind": "Cluster",
+        "metadata": {"name": "demo"},
+        "spec": {"provider": "gke", **spec},
+    }
     gate = check.Gate(matrix.load(), Dataplane.GKE)
     return {
         finding.rule: {"subject": finding.rule, "severity": finding.severity.value, "reason": finding.reason, "remedy": finding.remedy}
@@ -175,7 +183,7 @@ def test_the_google_stub_replaces_what_google_replaces(shared_plugins: Terraform
     shared_plugins.init(tmp_path)
     shared_plugins.run(tmp_path, "apply", "-auto-approve")
     assert shared_plugins.ask(tmp_path, "plan", "-detailed-exitcode").code == 0
-    (tmp_path / "main.tf").write_text(body.replace("dataplane_v2 = false", "dataplane_v2 = false\n labels = { team = \"network\" }"))
+    (tmp_path / "main.tf").write_text(body.replace("dataplane_v2 = false", 'dataplane_v2 = false\n labels = { team = "network" }'))
     assert "0 to add, 1 to change, 0 to destroy" in shared_plugins.ask(tmp_path, "plan").out
     (tmp_path / "main.tf").write_text(body.replace("dataplane_v2 = false", "dataplane_v2 = true"))
     refused = shared_plugins.ask(tmp_path, "plan")

@@ -40,7 +40,7 @@ def test_a_cluster_is_made_read_and_removed(terraform: Terraform, machine: Machi
     assert terraform.outputs(directory) == {"key": "VERY SECRET KEY", "host": "https://172.30.0.2:6443"}
     assert "VERY SECRET KEY" not in applied.out + applied.err
     assert terraform.ask(directory, *CHANGES).code == 0
-    assert ["--no-kubeconfig"] == [part for call in machine.calls() for part in call if "kubeconfig" in part and part != "--kubeconfig"]
+    assert [part for call in machine.calls() for part in call if "kubeconfig" in part and part != "--kubeconfig"] == ["--no-kubeconfig"]
     terraform.run(directory, "destroy", "-auto-approve")
     assert machine.clusters() == {}
 
@@ -192,3 +192,56 @@ def test_by_hand_the_plugin_says_what_it_is() -> None:
     assert done.returncode == 1
     assert "Terraform" in done.stderr
     assert done.stdout == ""
+
+
+POLICY = """
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: web, namespace: shop}
+spec: {endpointSelector: {}}
+"""
+
+
+def test_the_matrix_is_asked_of_features_and_documents(terraform: Terraform, configured: Configured) -> None:
+    directory = configured(
+        f'locals {{\n policy = <<-EOT\n{POLICY}EOT\n}}\n'
+        + "".join(
+            f'data "provisioner_compatibility" "{dataplane}" {{\n dataplane = "{dataplane}"\n features = ["http-policy"]\n'
+            f' documents = local.policy\n}}\noutput "{dataplane}" {{ value = data.provisioner_compatibility.{dataplane} }}\n'
+            for dataplane in ("gke", "cilium")
+        )
+    )  # fmt: skip
+    terraform.run(directory, *APPLY)
+    gke, cilium = terraform.outputs(directory)["gke"], terraform.outputs(directory)["cilium"]
+    assert (gke["ok"], cilium["ok"]) == (False, True)
+    assert gke["verdicts"] == {"l7-http": "unsupported"}
+    assert [line.split(":")[0] for line in gke["refusals"]] == ["l7-http", "cilium-network-policy"]
+    assert gke["message"].count("\n") == 1
+    assert cilium["verdicts"] == {"l7-http": "supported"}
+    assert cilium["refusals"] == []
+
+
+def test_a_feature_or_dataplane_that_nobody_knows_is_named(terraform: Terraform, configured: Configured) -> None:
+    unknown = terraform.ask(configured('data "provisioner_compatibility" "x" {\n dataplane = "gke"\n features = ["l8"]\n}\n'), "plan")
+    assert "there is no feature 'l8'" in unknown.text.lower()
+    calico = terraform.ask(configured('data "provisioner_compatibility" "x" { dataplane = "calico" }\n'), "plan")
+    assert "Use gke, anetd, cilium" in calico.text
+
+
+def test_a_cluster_that_another_command_works_on_is_waited_for(terraform: Terraform, machine: Machine, configured: Configured) -> None:
+    directory = configured(cluster())
+    machine.busy.write_text("2")  # so many creates find it busy: the plan's, and the first of the apply
+    applied = terraform.run(directory, *APPLY)
+    assert "1 added" in applied.out
+    assert machine.clusters()["demo"]["state"] == "RUNNING"
+
+
+def test_what_somebody_else_said_is_shown(terraform: Terraform, machine: Machine, configured: Configured) -> None:
+    """As when sudo wants a password: no JSON, and the reason is in the last lines."""
+    directory = configured(cluster())
+    text = (directory / "main.tf").read_text()
+    script = 'echo "sudo: a password is required" >&2; exit 1'
+    (directory / "main.tf").write_text(text.replace(json.dumps(machine.command), json.dumps(["sh", "-c", script])))
+    planned = terraform.ask(directory, "plan")
+    assert planned.code == 1
+    assert "sudo: a password is required" in planned.text

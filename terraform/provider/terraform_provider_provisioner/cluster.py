@@ -1,8 +1,8 @@
 """The resource `provisioner_cluster`. create is `create-cluster`, which ensures: what an interrupted apply left is continued.
 
-A spec is given as the document's `spec`, in JSON. What the cluster has, with every default written out, is in `effective_spec`; a read compares
-that with what is found, and the command itself judges whether a changed spec is still the same cluster. So neither a default that is now
-written down nor another spelling of a network replaces anything.
+A spec is given as the document's `spec`, in JSON. What the cluster has, with every default written out, is in `effective_spec`; a read
+compares that with what is found, and the command itself judges whether a changed spec is still the same cluster. So neither a default that
+is now written down nor another spelling of a version replaces anything.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tf import iface, schema, types
 
-from terraform_provider_provisioner.command import CONFLICT, NOT_FOUND, CommandFailed
+from terraform_provider_provisioner.command import CONFLICT, NOT_FOUND, PLAN_HAS_CHANGES, CommandFailed
 from terraform_provider_provisioner.diagnostics import add_failure
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class Cluster(iface.Resource):
         return answer
 
     def _would_create(self, planned: iface.State) -> None:
-        self._provider.commands.run(*_create_arguments(planned), "--dry-run", stdin=document(planned), dry_run=True)
+        self._provider.commands.run(*_create_arguments(planned), "--dry-run", stdin=document(planned), also_good=PLAN_HAS_CHANGES)
 
     def _is_another(self, diags: Diagnostics, planned: iface.State) -> bool:
         """Whether the cluster that is there would have to be replaced to become what is planned."""

@@ -1,7 +1,7 @@
 """Run the `provisioner` command to its end, and read its answer: JSON on stdout, or one JSON error as the last line of stderr.
 
-Each run has a session of its own, so that Ctrl-C at a terminal reaches Terraform alone, which then asks the provider to stop; `Commands.stop`
-hands that on as SIGINT, and the command writes its journal and ends. What it says on the way goes to Terraform's log.
+Each run has a session of its own, so that Ctrl-C at a terminal reaches Terraform alone, which then asks the provider to stop;
+`Commands.stop` hands that on as SIGINT, and the command writes its journal and ends. What it says on the way goes to Terraform's log.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 BUSY = "cluster-busy"
-NOT_FOUND, CONFLICT = 6, 5
+PLAN_HAS_CHANGES, CONFLICT, NOT_FOUND = 2, 5, 6
 READ_SECONDS = 120.0
 # How long a command is waited for that still works on the cluster: one that was interrupted takes ten seconds to end.
 BUSY_SECONDS = 60.0
@@ -50,16 +50,16 @@ class Commands:
         self._running: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
 
-    def run(self, *arguments: str, stdin: str = "", seconds: float = READ_SECONDS, dry_run: bool = False) -> Any:
+    def run(self, *arguments: str, stdin: str = "", seconds: float = READ_SECONDS, also_good: int = 0) -> Any:
         """The command's JSON. Raises `CommandFailed`. A cluster that another command works on is waited for.
 
-        seconds   the command's own limit; it is killed some time after it.
-        dry_run   exit code 2, a plan with changes, is an answer too.
+        seconds    the command's own limit; it is killed some time after it.
+        also_good  an exit code that comes with an answer, as 0 does.
         """
         end = time.monotonic() + BUSY_SECONDS
         while True:
             try:
-                return self._once(arguments, stdin, seconds, {0, 2} if dry_run else {0})
+                return self._once(arguments, stdin, seconds, {0, also_good})
             except CommandFailed as failure:
                 if failure.id != BUSY or time.monotonic() > end or self._stopped.wait(_POLL_SECONDS):
                     raise

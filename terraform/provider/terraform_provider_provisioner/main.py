@@ -12,7 +12,7 @@ def main() -> int:
     from terraform_provider_provisioner.servicer import Servicer
 
     provider = Provisioner()
-    return serve(Servicer(provider), lambda: provider.commands.stop())
+    return serve(Servicer(provider), provider.stop)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from tf import iface, schema, types
 
 from terraform_provider_provisioner.cluster import Cluster
 from terraform_provider_provisioner.command import Commands
+from terraform_provider_provisioner.compatibility import Compatibility
 from terraform_provider_provisioner.kubeconfig import Kubeconfig
 
 if TYPE_CHECKING:
@@ -54,10 +55,14 @@ class Provisioner(iface.Provider):
             self.commands = Commands(command)
 
     def get_data_sources(self) -> list[type[iface.DataSource]]:
-        return [Kubeconfig]
+        return [Compatibility, Kubeconfig]
 
     def get_resources(self) -> list[type[iface.Resource]]:
         return [Cluster]
+
+    def stop(self) -> None:
+        """Terraform wants to end, or has: what runs is interrupted."""
+        self.commands.stop()
 
     def require_replacement(self, arguments: Sequence[str]) -> None:
         """For the plan that this thread is making: these arguments make it another cluster."""

@@ -8,7 +8,7 @@ directory is 0700. Terraform's own certificate, with a curve (P-521) that gRPC's
 from __future__ import annotations
 
 import base64
-import datetime
+import datetime as dt
 import os
 import signal
 import sys
@@ -64,13 +64,13 @@ def _add_plugin_services(server: Any, goodbye: threading.Event) -> None:
     from tf.gen import grpc_controller_pb2, grpc_controller_pb2_grpc, grpc_stdio_pb2_grpc
 
     class Controller(grpc_controller_pb2_grpc.GRPCControllerServicer):
-        def Shutdown(self, request: Any, context: Any) -> Any:  # noqa: N802 -- the protocol's name
+        def Shutdown(self, request: Any, context: Any) -> Any:
             # When the answer is on its way: a server that stops cancels what it is still saying.
             context.add_callback(goodbye.set)
             return grpc_controller_pb2.Empty()
 
     class Output(grpc_stdio_pb2_grpc.GRPCStdioServicer):
-        def StreamStdio(self, request: Any, context: Any) -> Any:  # noqa: N802
+        def StreamStdio(self, request: Any, context: Any) -> Any:
             return iter(())
 
     grpc_controller_pb2_grpc.add_GRPCControllerServicer_to_server(Controller(), server)
@@ -86,15 +86,15 @@ def _identity() -> tuple[bytes, Any]:
 
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=1))
-        .not_valid_after(now + datetime.timedelta(days=_CERTIFICATE_DAYS))
+        .not_valid_before(now - dt.timedelta(minutes=1))
+        .not_valid_after(now + dt.timedelta(days=_CERTIFICATE_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
         .add_extension(x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tf.provider import ProviderServicer
-from tf.types import NormalizedJson, Unknown
+from tf.types import Unknown
 from tf.utils import Diagnostics, read_dynamic_value
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Servicer(ProviderServicer):
         super().__init__(app)
         self._app = app
 
-    def PlanResourceChange(self, request: Any, context: Any) -> Any:  # noqa: N802 -- the protocol's name
+    def PlanResourceChange(self, request: Any, context: Any) -> Any:
         self._app.replaced()
         response = super().PlanResourceChange(request, context)
         for argument in self._app.replaced():
@@ -36,16 +36,12 @@ class Servicer(ProviderServicer):
             response.diagnostics.extend(diagnostics.to_pb())
         return response
 
-    def StopProvider(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def StopProvider(self, request: Any, context: Any) -> Any:
         """Interrupt what runs; its calls then end with an error of their own, and Terraform waits for them."""
-        self._app.commands.stop()
+        self._app.stop()
         return super().StopProvider(request, context)
 
     def _decoded(self, type_name: str, state: dict[str, Any]) -> dict[str, Any]:
-        attributes = self._get_res_attrs(type_name)
-        return {
-            name: attributes[name].type.decode(value)
-            if isinstance(attributes[name].type, NormalizedJson) and value is not Unknown
-            else value
-            for name, value in state.items()
-        }
+        """In Python's values: the wire has JSON as text."""
+        types = {name: attribute.type for name, attribute in self._get_res_attrs(type_name).items()}
+        return {name: value if value is Unknown else types[name].decode(value) for name, value in state.items()}

@@ -13,7 +13,6 @@ from tf.utils import read_dynamic_value, to_dynamic_value
 
 from tests.fakes.terraform_google.schema import PROVIDER, RESOURCES, Block
 
-
 # What the cloud chooses, by type.
 CHOSEN: Mapping[str, Any] = {"string": "chosen", "number": 1, "bool": False, "list": [], "set": [], "map": {}}
 
@@ -133,7 +132,9 @@ class Servicer(tfplugin_pb2_grpc.ProviderServicer):
             response = pb.ApplyResourceChange.Response(new_state=request.planned_state)
             if prior.get("deletion_protection"):
                 response = pb.ApplyResourceChange.Response(new_state=request.prior_state)
-                response.diagnostics.add(severity=pb.Diagnostic.ERROR, summary="Cannot destroy cluster because deletion_protection is set to true.")
+                response.diagnostics.add(
+                    severity=pb.Diagnostic.ERROR, summary="Cannot destroy cluster because deletion_protection is set to true."
+                )
             return response
         return pb.ApplyResourceChange.Response(new_state=to_dynamic_value(known(RESOURCES[request.type_name], planned)))
 
