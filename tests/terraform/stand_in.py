@@ -9,6 +9,7 @@ many creates are told that another command works on the cluster.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import sys
 import time
@@ -56,7 +57,9 @@ class StandIn(FakeProvider):
         return Plan(plan.verb, plan.cluster, (*plan.steps[:-1], replace(plan.steps[-1], apply=kept)))
 
     def save(self) -> None:
-        (self.root / "clusters.pickle").write_bytes(pickle.dumps(self.clusters))
+        whole = self.root / f"clusters.{os.getpid()}"
+        whole.write_bytes(pickle.dumps(self.clusters))
+        whole.rename(self.root / "clusters.pickle")
 
     def _set(self, spec: ClusterSpec, state: ClusterState) -> None:
         super()._set(spec, state)

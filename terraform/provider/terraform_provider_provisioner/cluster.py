@@ -221,14 +221,17 @@ class Cluster(iface.Resource):
 
 
 def _create_arguments(planned: iface.State) -> list[str]:
-    arguments = ["create-cluster", planned["name"], "--dataplane-v2", "--config", "-"]
+    arguments = ["create-cluster", planned["name"], "--config", "-"]
     return arguments + (["--kubernetes-bin-dir", planned["kubernetes_bin_dir"]] if planned["kubernetes_bin_dir"] else [])
 
 
 def document(state: Mapping[str, Any]) -> str:
-    """The cluster's document, for the command's stdin; JSON is YAML too."""
+    """The cluster's document, for the command's stdin; JSON is YAML too. It asks for Dataplane V2 unless it says something else itself."""
     metadata = {"name": state["name"], "labels": state["labels"] or {}}
-    return json.dumps({"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": state["spec"] or {}})
+    spec = dict(state["spec"] or {})
+    if isinstance(spec.setdefault("dataplane", {}), dict):
+        spec["dataplane"] = {"version": "v2"} | spec["dataplane"]
+    return json.dumps({"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec})
 
 
 def observed(found: Mapping[str, Any]) -> dict[str, Any]:
