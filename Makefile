@@ -10,7 +10,7 @@ FAST := tests/unit tests/cli tests/local tests/datapath tests/terraform
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HOME,XDG_CACHE_HOME,PATH)
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup tools demo test test-fast test-cluster lint format bench images lock clean distclean
+.PHONY: help setup tools demo test test-fast test-cluster lint format bench docs images lock clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -55,8 +55,13 @@ bench: setup ## measure what docs/benchmarks.md reports
 	@mkdir -p build
 	$(ROOT) $(PYTHON) -m tests.bench.datapath_limit --json build/bench-datapath.json
 	$(ROOT) $(PYTHON) -m tests.bench.cluster --json build/bench-cluster.json
-	$(PYTHON) -m tests.bench.report build/bench-datapath.json build/bench-cluster.json > build/benchmarks.md
+	$(PYTHON) -m tests.bench.check --json build/bench-check.json
+	$(PYTHON) -m tests.bench.report build/bench-datapath.json build/bench-cluster.json build/bench-check.json > build/benchmarks.md
 	mv build/benchmarks.md docs/benchmarks.md
+
+docs: tools ## make docs/compatibility.md from the feature matrix
+	$(PYTHON) -m provisioner.compatibility.page > docs/compatibility.md.new
+	mv docs/compatibility.md.new docs/compatibility.md
 
 images: setup ## build the images that nodes get
 	$(ROOT) $(PYTHON) -m provisioner.images

@@ -47,12 +47,15 @@ def check(
         typer.Argument(metavar="[TARGET]...", help="Files or directories of manifests, specs or plans; - is stdin.", show_default=False),
     ] = None,
     context: Annotated[
-        str | None, typer.Option("--context", metavar="NAME", help="Check the cluster of this kubeconfig context as well.", show_default=False)
+        str | None,
+        typer.Option("--context", metavar="NAME", help="Check the cluster of this kubeconfig context as well.", show_default=False),
     ] = None,
     kubeconfig: options.Kubeconfig = None,
     dataplane: Annotated[
         DataplaneName | None,
-        typer.Option("--dataplane", help="Whose verdicts count. [default: a plan's or spec's own, gke on GKE, else anetd]", show_default=False),
+        typer.Option(
+            "--dataplane", help="Whose verdicts count. [default: a plan's or spec's own, gke on GKE, else anetd]", show_default=False
+        ),
     ] = None,
     dataplane_version: Annotated[
         str, typer.Option("--dataplane-version", metavar="VERSION", help="Of GKE or Cilium: refuse what is newer.", show_default=False)
@@ -61,9 +64,10 @@ def check(
     timeout: options.TimeoutOption = "5m",
     output: Annotated[CheckFormat, typer.Option("--output", "-o", help="How the findings are printed on stdout.")] = CheckFormat.TABLE,
 ) -> None:
-    """Find what the dataplane would ignore or refuse, before it hurts. Exit code 2 when there is an error, or something could not be checked.
+    """Find what the dataplane would ignore or refuse, before it hurts.
 
-    `helm template CHART | provisioner check -`, `kustomize build DIR | provisioner check -`, `terraform show -json PLAN | provisioner check -`.
+    Exit code 2 when there is an error, or something could not be checked. `helm template`, `kustomize build` and
+    `terraform show -json` pipe in: `helm template CHART | provisioner check -`.
     """
     from provisioner.compatibility import allowances, matrix
     from provisioner.compatibility import check as core
@@ -105,7 +109,9 @@ def _check_target(target: str, gate: Gate, checked: Checked) -> None:
         return
     path = Path(target)
     if not path.exists():
-        raise errors.NotFound(f"there is no file or directory {target}", remedy="Give a path that is there, or - for stdin.", field="TARGET")
+        raise errors.NotFound(
+            f"there is no file or directory {target}", remedy="Give a path that is there, or - for stdin.", field="TARGET"
+        )
     for file in _files(path):
         try:
             with file.open("rb") as stream:

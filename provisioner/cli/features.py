@@ -37,12 +37,14 @@ def features(
         emit(data, output, columns(("RULE", "FEATURE", "KINDS"), rows))
         return
     table = [(item.id, *(cell.verdict.value for cell in item.cells.values()), item.title) for item in found.features.values()]
-    emit(matrix.export(found), output, columns(("FEATURE", "GKE", "ANETD", "CILIUM", "WHAT"), table))
+    data = {} if output is Format.TABLE else matrix.export(found)
+    emit(data, output, columns(("FEATURE", "GKE", "ANETD", "CILIUM", "WHAT"), table))
 
 
 def recommend(
     need: Annotated[
-        list[str], typer.Option("--need", metavar="FEATURE,...", help="What is needed; may be repeated. `provisioner features` lists names.")
+        list[str],
+        typer.Option("--need", metavar="FEATURE,...", help="What is needed; may be repeated. `provisioner features` lists names."),
     ],
     output: options.Output = Format.TABLE,
 ) -> None:
@@ -80,7 +82,13 @@ def recommend(
     }
     lines = [_headline(data)]
     for one in advice:
-        head = "has all of it" if one.fits else f"lacks {', '.join(one.lacks)}" if one.lacks else f"not certain: {', '.join(one.open_questions)}"
+        head = (
+            "has all of it"
+            if one.fits
+            else f"lacks {', '.join(one.lacks)}"
+            if one.lacks
+            else f"not certain: {', '.join(one.open_questions)}"
+        )
         lines.append(f"{one.dataplane.value}: {head}")
         lines += [f"  {item.id}: {_verdict(item, one.dataplane.value)}" for item in wanted]
         lines += [f"    instead: {item.way_out}" for item in wanted if item.id in one.lacks]

@@ -59,7 +59,14 @@ def table(findings: Sequence[Finding], objects: int) -> str:
     }
     text = ""
     for finding in findings:
-        rows = [(finding.severity.upper() if not finding.allowed else "ALLOWED", finding.rule, str(finding.place) or "-", finding.subject or "-")]
+        rows = [
+            (
+                finding.severity.upper() if not finding.allowed else "ALLOWED",
+                finding.rule,
+                str(finding.place) or "-",
+                finding.subject or "-",
+            )
+        ]
         text += columns(rows[0], [])
         text += f"    {finding.reason}\n"
         text += f"    {'Let pass because: ' + finding.allowed if finding.allowed else finding.remedy}\n"

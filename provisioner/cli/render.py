@@ -15,6 +15,7 @@ from provisioner.cli.specs import spec_from
 
 if TYPE_CHECKING:
     from provisioner.deploy import DeployContext
+    from provisioner.plan.deadline import TimeLimit
     from provisioner.spec import ClusterSpec
 
 # Where the local provider puts a cluster's first address when nothing else is there; a real one is in describe-cluster.
@@ -71,14 +72,9 @@ def render(
 
 def _context(spec: ClusterSpec, server: str, anetd: str | None, coredns: str | None, bin_dir: Path | None, seconds: float) -> DeployContext:
     from provisioner.deploy import DeployContext, cluster_dns_addresses, host_resolvers
+    from provisioner.plan.deadline import TimeLimit
 
-    if anetd is None or coredns is None:
-        from provisioner import binaries, images
-        from provisioner.plan.deadline import TimeLimit
-
-        limit = TimeLimit.after(seconds)
-        built = images.ensure_images(binaries.ensure(spec.kubernetes_version, bin_dir, limit, note), limit, note)
-        anetd, coredns = anetd or built.anetd.name, coredns or built.coredns.name
+    anetd, coredns = images_named(spec, anetd, coredns, bin_dir, TimeLimit.after(seconds))
     return DeployContext(
         api_server=server,
         cluster_dns=cluster_dns_addresses(spec),
@@ -86,6 +82,16 @@ def _context(spec: ClusterSpec, server: str, anetd: str | None, coredns: str | N
         coredns_image=coredns,
         upstream_dns=host_resolvers(),
     )
+
+
+def images_named(spec: ClusterSpec, anetd: str | None, coredns: str | None, bin_dir: Path | None, limit: TimeLimit) -> tuple[str, str]:
+    """anetd's and CoreDNS's names, as given or of those built here."""
+    if anetd is None or coredns is None:
+        from provisioner import binaries, images
+
+        built = images.ensure_images(binaries.ensure(spec.kubernetes_version, bin_dir, limit, note), limit, note)
+        anetd, coredns = anetd or built.anetd.name, coredns or built.coredns.name
+    return anetd, coredns
 
 
 def _write(directory: Path, texts: dict[str, str]) -> None:

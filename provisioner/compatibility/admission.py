@@ -43,7 +43,9 @@ class Policy:
     validations: Sequence[Mapping[str, str]]
 
 
-def policies(matrix: Matrix, dataplane: Dataplane, *, warn_only: bool = False, allowed: Mapping[str, str] | None = None) -> Sequence[Policy]:
+def policies(
+    matrix: Matrix, dataplane: Dataplane, *, warn_only: bool = False, allowed: Mapping[str, str] | None = None
+) -> Sequence[Policy]:
     """Those with at least one rule. What `allowed` names is neither denied nor warned about."""
     rules = [rule for rule in matrix.rules.values() if rule.id not in (allowed or {})]
     found = []

@@ -24,7 +24,7 @@ SPEC_KIND = "provisioner.dev/Cluster"
 _CRD = "apiextensions.k8s.io/CustomResourceDefinition"
 _LIST_SUFFIX = "List"
 _HOOK = "helm.sh/hook"
-# Groups that Kubernetes itself serves; every other group's kinds come from somewhere else, and may concern the network unbeknown to the matrix.
+# Groups whose kinds are known not to concern the dataplane, unless a rule says otherwise; any other group's may.
 _KNOWN_GROUPS = frozenset(
     {"", "apps", "batch", "autoscaling", "policy", "extensions", "provisioner.dev", "kustomize.config.k8s.io", "apiregistration.k8s.io"}
     | {f"{name}.k8s.io" for name in ("admissionregistration", "apiextensions", "authentication", "authorization", "certificates")}
@@ -178,9 +178,7 @@ def _of_definition(document: Mapping[str, Any], place: Place, gate: Gate) -> Ite
             yield _finding(rule, severity, floor, document, Place(place.file, line), "spec.names.kind", gate)
 
 
-def _finding(
-    rule: Rule, severity: Severity, floor: str, document: Mapping[str, Any], place: Place, where: str, gate: Gate
-) -> Finding:
+def _finding(rule: Rule, severity: Severity, floor: str, document: Mapping[str, Any], place: Place, where: str, gate: Gate) -> Finding:
     cell: Cell = rule.feature.cell(gate.dataplane)
     reason = f"{rule.feature.title}: there from {floor} on, and this is {gate.version}." if floor else rule.reason(gate.dataplane)
     remedy = f"Use a newer version. {rule.remedy}" if floor else rule.remedy

@@ -46,7 +46,8 @@ class Mapping(dict[Any, Any]):
 
     def __init__(self, line: int) -> None:
         super().__init__()
-        self.line, self.lines, self.size = line, {}, 1  # type: dict[Any, int]
+        self.line, self.size = line, 1
+        self.lines: dict[Any, int] = {}
 
 
 class Items(list[Any]):
@@ -56,19 +57,21 @@ class Items(list[Any]):
 
     def __init__(self, line: int) -> None:
         super().__init__()
-        self.line, self.lines, self.size = line, [], 1  # type: list[int]
+        self.line, self.size = line, 1
+        self.lines: list[int] = []
 
 
 def read(stream: str | bytes | Readable) -> Iterator[tuple[int, Any]]:
     """Line and value of every document, as the stream comes in. Raises `Unreadable`; documents before that are given."""
     import yaml
 
-    loader = yaml.CSafeLoader(stream)
+    loader: Any = yaml.CSafeLoader(stream)
     try:
         while not loader.check_event(yaml.StreamEndEvent):
             event = loader.get_event()
             if isinstance(event, yaml.DocumentStartEvent):
-                yield event.start_mark.line + 1, _document(loader, yaml)
+                line: int = event.start_mark.line + 1  # type: ignore[union-attr]
+                yield line, _document(loader, yaml)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise Unreadable(f"is not YAML: {error.problem or error.context}", mark.line + 1 if mark else 0) from None

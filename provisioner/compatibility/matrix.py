@@ -6,7 +6,6 @@ documentation and the Terraform modules are made from what `load` returns.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -43,6 +42,8 @@ class Matrix:
         words = {word: feature for feature in self.features.values() for word in (*feature.needs, feature.id)}
         if wanted in words:
             return words[wanted]
+        import difflib
+
         close = difflib.get_close_matches(wanted, words, n=3, cutoff=0.5) or [word for word in words if wanted and wanted in word][:3]
         remedy = f"Did you mean {' or '.join(dict.fromkeys(words[word].id for word in close))}?" if close else "See `provisioner features`."
         raise errors.NotFound(f"there is no feature {name!r} in the matrix", remedy=remedy)
@@ -51,8 +52,14 @@ class Matrix:
         """Raises `errors.Usage` with the nearest names."""
         if name in self.rules:
             return self.rules[name]
+        import difflib
+
         close = difflib.get_close_matches(name, self.rules, n=3, cutoff=0.5)
-        remedy = f"Did you mean {' or '.join(close)}?" if close else "Findings carry their rule's name; `provisioner features --rules` lists them."
+        remedy = (
+            f"Did you mean {' or '.join(close)}?"
+            if close
+            else "Findings carry their rule's name; `provisioner features --rules` lists them."
+        )
         raise errors.Usage(f"there is no rule {name!r}", remedy=remedy, field="--allow")
 
 

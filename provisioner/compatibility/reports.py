@@ -88,7 +88,10 @@ def junit(findings: Sequence[Finding], objects: int) -> str:
     whole = ET.SubElement(suite, "testcase", {"classname": "provisioner.check", "name": "all objects were read"})
     ET.SubElement(whole, "system-out").text = f"{objects} objects were checked"
     for finding in findings:
-        attributes = {"classname": f"provisioner.check.{finding.rule}", "name": _printable(finding.subject or str(finding.place) or finding.rule)}
+        attributes = {
+            "classname": f"provisioner.check.{finding.rule}",
+            "name": _printable(finding.subject or str(finding.place) or finding.rule),
+        }
         if finding.place.file:
             attributes["file"] = _printable(finding.place.file)
         if finding.place.line:

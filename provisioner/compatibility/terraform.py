@@ -17,7 +17,7 @@ CLUSTER_TYPE = "google_container_cluster"
 POOL_TYPE = "google_container_node_pool"
 FORMAT_MAJOR = "1"
 _ADVANCED = "ADVANCED_DATAPATH"
-# Argument of google_container_cluster -> field of spec.gke, and the value that counts as true where it is not a boolean.
+# Argument of google_container_cluster -> field of spec.gke.
 _FLAGS: Mapping[Sequence[str], str] = {
     ("enable_autopilot",): "autopilot",
     ("enable_fqdn_network_policy",): "enableFqdnNetworkPolicy",
@@ -61,8 +61,8 @@ def format_problem(plan: Mapping[str, Any], place: Place) -> Finding | None:
         "Terraform plan",
         place,
         "format_version",
-        f"The plan's format is {version!r}, written by Terraform {plan.get('terraform_version', 'of an unknown version')}: only format 1.x is "
-        "understood, so nothing of it was checked.",
+        f"The plan's format is {version!r}, written by Terraform {plan.get('terraform_version', 'of an unknown version')}: only "
+        "format 1.x is understood, so nothing of it was checked.",
         "Write it with `terraform show -json PLANFILE` of Terraform 1.x, or a newer provisioner.",
     )
 
@@ -75,8 +75,8 @@ def _merged(after: Any, unknown: Any) -> Any:
         marks = unknown if isinstance(unknown, dict) else {}
         return {key: _merged(after.get(key), marks.get(key)) for key in after.keys() | marks.keys()}
     if isinstance(after, list):
-        marks = unknown if isinstance(unknown, list) else []
-        return [_merged(item, marks[index] if index < len(marks) else None) for index, item in enumerate(after)]
+        each = unknown if isinstance(unknown, list) else []
+        return [_merged(item, each[index] if index < len(each) else None) for index, item in enumerate(after)]
     if after is None and isinstance(unknown, dict) and unknown:
         return {key: _merged(None, mark) for key, mark in unknown.items()}
     return after
@@ -129,7 +129,9 @@ def _change(address: str, change: Mapping[str, Any]) -> dict[str, Any]:
     old, new = _at(before, ("datapath_provider",)), _at(after, ("datapath_provider",))
     fqdn_old, fqdn_new = _at(before, ("enable_fqdn_network_policy",)), _at(after, ("enable_fqdn_network_policy",))
     # What a replacement makes anew may be unknown until then: only Terraform's own list says that it is the cause.
-    datapath_changed = "datapath_provider" in forcing or (new is not UNKNOWN and new is not None and (old or new) != new and actions != ["delete"])
+    datapath_changed = "datapath_provider" in forcing or (
+        new is not UNKNOWN and new is not None and (old or new) != new and actions != ["delete"]
+    )
     return {
         "apiVersion": API_VERSION,
         "kind": "PlannedChange",

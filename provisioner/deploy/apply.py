@@ -8,6 +8,7 @@ from typing import Any
 
 from provisioner import errors
 from provisioner.deploy.client import Access, ApiError, Client, UnavailableError
+from provisioner.deploy.context import ContextAccess
 from provisioner.deploy.render import Manifest
 from provisioner.plan.steps import Deadline, Progress
 
@@ -46,7 +47,7 @@ def object_path(document: Mapping[str, Any]) -> str:
     return f"{group}/namespaces/{document['metadata']['namespace']}/{plural}/{name}" if namespaced else f"{group}/{plural}/{name}"
 
 
-def apply_all(credentials: Access, manifests: Sequence[Manifest], deadline: Deadline, progress: Progress) -> None:
+def apply_all(credentials: Access | ContextAccess, manifests: Sequence[Manifest], deadline: Deadline, progress: Progress) -> None:
     """Apply every object in order, waiting for the API server first.
 
     Raises `errors.UpstreamFailure` when the API server refuses an object for good, `errors.Timeout` when it does not come up.
