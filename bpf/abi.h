@@ -27,6 +27,7 @@ enum config_flag {
 	CONFIG_IPV4 = 1 << 3, /* the node has an IPv4 address */
 	CONFIG_IPV6 = 1 << 4,
 	CONFIG_SET_RETVAL = 1 << 5, /* the kernel has bpf_set_retval at socket hooks (5.18) */
+	CONFIG_DIRECT_RETURN = 1 << 6, /* another node's backend answers clients outside itself */
 };
 
 struct datapath_config {
@@ -38,7 +39,8 @@ struct datapath_config {
 	__u32 flags; /* enum config_flag */
 	__u16 masquerade_first; /* host order, both ends included */
 	__u16 masquerade_last;
-	__u32 padding;
+	__u8 device_mac[6];
+	__u8 padding[6];
 	__u64 host_netns_cookie; /* of the node's own network namespace; 0: unknown */
 };
 
@@ -207,7 +209,7 @@ struct conntrack_row {
 	__be16 masquerade_port; /* 0: the flow is not masqueraded */
 	__be16 translated_port;
 	__u16 next_hop_generation;
-	__u32 service_id; /* CT_TRANSLATED: the service's; CT_SERVICE_ROW: the backend's */
+	__u32 backend_id; /* with CT_SERVICE_ROW */
 	union {
 		struct address translated_address;
 		struct address next_hop;
@@ -255,6 +257,8 @@ enum drop_reason {
 	DROP_UNSUPPORTED_LAYER2 = 13, /* from a pod, neither IP nor ARP */
 	DROP_NO_LOCAL_BACKEND = 14, /* a frontend of policy Local without an endpoint on this node */
 	DROP_NOT_IN_SOURCE_RANGES = 15, /* a client that loadBalancerSourceRanges does not name */
+	DROP_TOO_BIG = 16, /* for the way to another node's backend; the sender is told */
+	DROP_NOBODY_BEHIND = 17, /* to a port of the node whose flow is over */
 };
 
 enum drop_direction {

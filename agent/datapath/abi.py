@@ -68,6 +68,7 @@ class ConfigFlag(IntFlag):
     IPV4 = 8
     IPV6 = 16
     SET_RETVAL = 32
+    DIRECT_RETURN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ class ConfigRecord:
     overlay_ifindex: int
     mtu: int
     flags: ConfigFlag
+    device_mac: str = "00:00:00:00:00:00"
     host_netns_cookie: int = 0
     masquerade_ports: range = MASQUERADE_PORTS
 
@@ -87,8 +89,8 @@ class ConfigRecord:
         return (
             _pack_optional(self.node_ipv4)
             + _pack_optional(self.node_ipv6)
-            + struct.pack("=IIIIHHI", self.device_ifindex, self.overlay_ifindex, self.mtu, self.flags, *self._port_bounds(), 0)
-            + struct.pack("=Q", self.host_netns_cookie)
+            + struct.pack("=IIIIHH", self.device_ifindex, self.overlay_ifindex, self.mtu, self.flags, *self._port_bounds())
+            + struct.pack("=6s6xQ", _mac(self.device_mac), self.host_netns_cookie)
         )
 
     def _port_bounds(self) -> tuple[int, int]:
@@ -278,7 +280,7 @@ class ConntrackFlag(IntFlag):
 @dataclass(frozen=True, slots=True)
 class ConntrackRow:
     """`last_seen` is as `clock()`; an interface index is that of a local pod's host end, if it has sent. `translated_address` is the
-    next hop where the flags say NEXT_HOP."""
+    next hop where the flags say NEXT_HOP, `backend_id` the backend chosen where they say SERVICE_ROW."""
 
     last_seen: int
     state: ConntrackState
@@ -286,7 +288,7 @@ class ConntrackRow:
     masquerade_port: int
     translated_address: IPAddress | None
     translated_port: int
-    service_id: int
+    backend_id: int
     a_ifindex: int = 0
     b_ifindex: int = 0
     next_hop_generation: int = 0
@@ -336,6 +338,8 @@ class DropReason(IntEnum):
     UNSUPPORTED_LAYER2 = 13
     NO_LOCAL_BACKEND = 14
     NOT_IN_SOURCE_RANGES = 15
+    TOO_BIG = 16
+    NOBODY_BEHIND = 17
 
 
 class DropDirection(IntEnum):
@@ -489,12 +493,12 @@ def clock(nanoseconds: int) -> int:
 def _pack_conntrack(r: ConntrackRow) -> bytes:
     head = struct.pack("=IBB", r.last_seen, r.state, r.flags) + _port(r.masquerade_port) + _port(r.translated_port)
     tail = struct.pack("=II", r.a_ifindex, r.b_ifindex)
-    return head + struct.pack("=HI", r.next_hop_generation, r.service_id) + _pack_optional(r.translated_address) + tail
+    return head + struct.pack("=HI", r.next_hop_generation, r.backend_id) + _pack_optional(r.translated_address) + tail
 
 
 def _unpack_conntrack(data: bytes) -> ConntrackRow:
     last_seen, state, flags = struct.unpack("=IBB", data[:6])
-    generation, service_id = struct.unpack("=HI", data[10:16])
+    generation, backend_id = struct.unpack("=HI", data[10:16])
     a_ifindex, b_ifindex = struct.unpack("=II", data[32:40])
     return ConntrackRow(
         last_seen,
@@ -503,7 +507,7 @@ def _unpack_conntrack(data: bytes) -> ConntrackRow:
         _unport(data[6:8]),
         _unpack_optional(data[16:32]),
         _unport(data[8:10]),
-        service_id,
+        backend_id,
         a_ifindex,
         b_ifindex,
         generation,

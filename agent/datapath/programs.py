@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -82,9 +83,11 @@ class DatapathConfig:
     node_ipv6: IPv6Address | None
     device: str
     device_ifindex: int
+    device_mac: str = "00:00:00:00:00:00"
     overlay_ifindex: int = 0
     routing_mode: RoutingMode = RoutingMode.NATIVE
     masquerade: bool = True
+    direct_return: bool = False
     attach_mode: AttachMode = AttachMode.AUTO
     mtu: int = 1500
     layout: str = "v2"
@@ -201,6 +204,11 @@ class Datapath:
         self.endpoints.delete(address)
         conntrack.remove_pod(self.conntrack, self.masquerade, address)
 
+    def forget_backends(self, removed: Mapping[int, Backend]) -> int:
+        """Remove what still leads to backends whose rows were removed, by their ids; how many rows went."""
+        datagrams = [number for number, backend in removed.items() if backend.protocol == socket.IPPROTO_UDP]
+        return conntrack.remove_backends(self.conntrack, self.affinity, removed, datagrams)
+
     def collect_garbage(self) -> int:
         """Remove expired rows of conntrack and what hangs on them; the number of rows removed. Call it about once a minute."""
         return conntrack.collect(self.conntrack, self.masquerade)
@@ -266,7 +274,10 @@ def _record(config: DatapathConfig) -> ConfigRecord:
         (ConfigFlag.COARSE_CLOCK, probe("coarse-clock").present),
         (ConfigFlag.IPV4, config.node_ipv4 is not None),
         (ConfigFlag.IPV6, config.node_ipv6 is not None),
+        (ConfigFlag.DIRECT_RETURN, config.direct_return),
     ):
         if wanted:
             flags |= flag
-    return ConfigRecord(config.node_ipv4, config.node_ipv6, config.device_ifindex, config.overlay_ifindex, config.mtu, flags)
+    return ConfigRecord(
+        config.node_ipv4, config.node_ipv6, config.device_ifindex, config.overlay_ifindex, config.mtu, flags, config.device_mac
+    )

@@ -93,7 +93,7 @@ FIELDS = [
             "flags": "=B64",
             "masquerade_port": ">H61001",
             "translated_port": ">H80",
-            "service_id": "=I77",
+            "backend_id": "=I77",
         },
     ),
     (abi.MASQUERADE_ROW, abi.MasqueradeRow(IPv4Address("192.0.2.1"), 99), {"pod_port": ">H99"}),
