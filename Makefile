@@ -56,12 +56,14 @@ bench: setup ## measure what docs/benchmarks.md reports
 	$(ROOT) $(PYTHON) -m tests.bench.datapath_limit --json build/bench-datapath.json
 	$(ROOT) $(PYTHON) -m tests.bench.cluster --json build/bench-cluster.json
 	$(PYTHON) -m tests.bench.check --json build/bench-check.json
-	$(PYTHON) -m tests.bench.report build/bench-datapath.json build/bench-cluster.json build/bench-check.json > build/benchmarks.md
+	$(PYTHON) -m tests.bench.terraform --json build/bench-terraform.json
+	$(PYTHON) -m tests.bench.report build/bench-datapath.json build/bench-cluster.json build/bench-check.json build/bench-terraform.json > build/benchmarks.md
 	mv build/benchmarks.md docs/benchmarks.md
 
-docs: tools ## make docs/compatibility.md from the feature matrix
+docs: tools ## make docs/compatibility.md and terraform/'s generated parts from the feature matrix
 	$(PYTHON) -m provisioner.compatibility.page > docs/compatibility.md.new
 	mv docs/compatibility.md.new docs/compatibility.md
+	$(PYTHON) terraform/generate.py
 
 images: setup ## build the images that nodes get
 	$(ROOT) $(PYTHON) -m provisioner.images

@@ -38,6 +38,8 @@ def serve(servicer: Any, stop: Callable[[], None]) -> int:
     # Ctrl-C at a terminal is for Terraform, which then says what it wants.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     goodbye = threading.Event()
+    left = threading.Event()  # alone: whoever started this is gone, or wants it gone
+    signal.signal(signal.SIGTERM, lambda _number, _frame: left.set())
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=_THREADS),
         options=[("grpc.max_receive_message_length", _MESSAGE_BYTES), ("grpc.max_send_message_length", _MESSAGE_BYTES)],
@@ -52,7 +54,7 @@ def serve(servicer: Any, stop: Callable[[], None]) -> int:
         sys.stdout.write(f"1|{PROTOCOL}|unix|{socket}|grpc|{base64.b64encode(certificate).decode().rstrip('=')}\n")
         sys.stdout.flush()
         while not goodbye.wait(_POLL_SECONDS):
-            if os.getppid() != parent:
+            if left.is_set() or os.getppid() != parent:
                 stop()
                 break
         server.stop(grace=None).wait()
