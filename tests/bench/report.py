@@ -147,7 +147,12 @@ def gate_section(check: dict[str, Any]) -> Iterator[str]:
     yield "| command | min | median | max | CPU | resident |"
     yield "|---|---|---|---|---|---|"
     large = f"`check` on {check['check_large']['manifests']} manifests, {check['check_large']['bytes'] // 1_000_000} MB"
-    names = {"help": "`--help`", "features": "`features`", "check": f"`check` on {check['check']['manifests']} manifests", "check_large": large}
+    names = {
+        "help": "`--help`",
+        "features": "`features`",
+        "check": f"`check` on {check['check']['manifests']} manifests",
+        "check_large": large,
+    }
     for key, name in names.items():
         one = check[key]
         yield f"| {name} | {one['min']} s | {one['median']} s | {one['max']} s | {one['cpu']} s | {one['mib']} MiB |"

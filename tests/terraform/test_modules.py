@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from provisioner.compatibility import check, matrix
 from provisioner.compatibility.model import Condition, Dataplane, Place
 
-from .conftest import EXAMPLES, MODULES, ROOT, Terraform
+from .conftest import EXAMPLES, MODULES, ROOT, Terraform, installer
 
 DIRECTORIES = [path for top in (MODULES, EXAMPLES) for path in sorted(top.iterdir())]
 
@@ -36,11 +37,48 @@ def test_a_module_does_what_its_tests_say(shared_plugins: Terraform, module: str
     assert re.search(r"Success! [1-9]\d* passed, 0 failed", done.out), done.out
 
 
-@pytest.mark.parametrize("example", sorted(path.name for path in EXAMPLES.iterdir()))
-def test_an_example_is_valid(shared_plugins: Terraform, example: str, tmp_path: Path) -> None:
-    directory = copied(tmp_path) / "examples" / example
+def test_the_local_example_is_valid(shared_plugins: Terraform, tmp_path: Path) -> None:
+    """It is applied in the cluster suite."""
+    directory = copied(tmp_path) / "examples" / "local-cluster"
     shared_plugins.init(directory)
     shared_plugins.run(directory, "validate")
+
+
+def test_the_gke_example_is_planned(shared_plugins: Terraform, tmp_path: Path) -> None:
+    directory = copied(tmp_path) / "examples" / "gke-dataplane-v2"
+    shared_plugins.init(directory)
+    planned = shared_plugins.run(directory, "plan", "-var=project_id=demo-project").out
+    assert re.search(r'datapath_provider +-? ?= "ADVANCED_DATAPATH"', planned)
+    assert "4 to add, 0 to change, 0 to destroy" in planned
+
+
+def test_the_compatibility_example_refuses_what_the_matrix_refuses(shared_plugins: Terraform, tmp_path: Path) -> None:
+    directory = copied(tmp_path) / "examples" / "compatibility"
+    shared_plugins.init(directory)
+    shared_plugins.run(directory, "plan")
+    refused = shared_plugins.ask(directory, "plan", '-var=features=["l7-http"]')
+    assert refused.code == 1
+    assert "l7-http: L7 policy for HTTP is unsupported on gke." in refused.text
+    shared_plugins.run(directory, "plan", '-var=features=["l7-http"]', "-var=dataplane=cilium")
+
+
+def test_a_checkout_that_moved_is_initialised_anew(terraform: Terraform, tmp_path: Path) -> None:
+    """The provider's hash is its launcher's, which names the checkout."""
+    mirror = tmp_path / "mirror"
+    install = installer()
+    where = (mirror, install.ADDRESS, install.VERSION, "terraform_provider_provisioner.main")
+    install.configure(tmp_path / "terraform.rc", mirror, install.ADDRESS)
+    moved = replace(terraform, configuration=tmp_path / "terraform.rc")
+    (tmp_path / "main.tf").write_text(
+        'terraform {\n required_providers {\n provisioner = { source = "provisioner.dev/provisioner/provisioner" }\n }\n}\n'
+    )
+    install.install(*where, Path("/before"), sys.executable)
+    moved.init(tmp_path)
+    install.install(*where, Path("/after"), sys.executable)
+    shutil.rmtree(tmp_path / ".terraform")
+    assert "doesn't match any of the checksums" in moved.ask(tmp_path, "init").text
+    (tmp_path / ".terraform.lock.hcl").unlink()
+    moved.init(tmp_path)
 
 
 def test_the_sources_are_formatted(shared_plugins: Terraform) -> None:
@@ -117,16 +155,15 @@ def holding(condition: Condition) -> Any:
 
 
 def merged(place: str, path: str, value: Any, spec: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a spec with a value at a path below a rule's place."""
-    if place.endswith("[*]"):
-        return merged("", place.removesuffix("[*]"), [{path: value}], spec)
-    copy = json.loads(json.dumps(spec))
-    *parents, last = f"{place}.{path}".strip(".").split(".")[1:]
+    """A copy of a spec with a value at a path below a rule's place; a list on the way has one item."""
+    copy = dict(json.loads(json.dumps(spec)))
+    *parents, last = [name for name in f"{place}.{path}".split(".") if name][1:]
     inner = copy
     for parent in parents:
-        inner = inner.setdefault(parent, {})
+        inner = inner.setdefault(parent.removesuffix("[*]"), [{}] if parent.endswith("[*]") else {})
+        inner = inner[0] if isinstance(inner, list) else inner
     inner[last] = value
-    return dict(copy)
+    return copy
 
 
 def test_the_compatibility_module_judges_specs_as_the_command_line_does(shared_plugins: Terraform, tmp_path: Path) -> None:

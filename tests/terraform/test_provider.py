@@ -106,6 +106,7 @@ WRITTEN = (
     (resource("failure", 'name = "b"', 'on_failure = "hope"'), "Use keep or delete"),
     (resource("list", 'name = "c"', 'spec = "[1]"'), "spec is not an object"),
     (resource("text", 'name = "d"', 'spec = "{"'), "spec is not JSON"),
+    (resource("cloud", 'name = "h"', 'spec = jsonencode({ provider = "gke" })'), "this resource makes local clusters"),
 )
 ASKED = (
     (resource("number", 'name = "e"', "spec = jsonencode({ numNodes = 0 })"), "spec.numNodes"),
@@ -162,6 +163,19 @@ def test_a_killed_terraform_takes_its_command_with_it(terraform: Terraform, mach
     assert machine.clusters()["demo"]["state"] == "INCOMPLETE"
     machine.hold.unlink()
     terraform.run(directory, *APPLY, "-lock=false")
+    assert machine.clusters()["demo"]["state"] == "RUNNING"
+
+
+def test_a_create_that_takes_too_long_says_so_and_is_continued(terraform: Terraform, machine: Machine, configured: Configured) -> None:
+    directory = configured(cluster("numNodes = 3", 'create_timeout = "1s"'))
+    machine.hold.touch()
+    late = terraform.ask(directory, *APPLY)
+    assert late.code == 1
+    assert "(timeout, exit code 8)" in late.text
+    assert "Run terraform apply again: it continues" in late.text
+    machine.hold.unlink()
+    configured(cluster("numNodes = 3"))
+    terraform.run(directory, *APPLY)
     assert machine.clusters()["demo"]["state"] == "RUNNING"
 
 

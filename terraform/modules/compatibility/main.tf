@@ -56,7 +56,8 @@ locals {
     ? [for b, bv in av : can(keys(bv)) ? { for c, cv in bv : "spec.${a}.${b}.${c}" => jsonencode(cv) } : { "spec.${a}.${b}" = jsonencode(bv) }]
     : [{ "spec.${a}" = jsonencode(av) }]
   ])...)
-  pools = try(tolist([for pool in var.spec.gke.nodePools : { for name, value in pool : name => jsonencode(value) }]), [])
+  of_pools = "spec.gke.nodePools[*]."
+  pools    = try(tolist([for pool in var.spec.gke.nodePools : { for name, value in pool : name => jsonencode(value) }]), [])
 
   # Rule -> the places that it looks at, each as a map of JSON by the names that its conditions use.
   places = var.spec == null ? {} : { for id, rule in local.rules : id => flatten([for place in concat(rule.each, length(rule.each) == 0 ? [""] : []) :
@@ -64,17 +65,20 @@ locals {
       { for name, value in local.values : trimprefix(name, "${place}.") => value if startswith(name, "${place}.") }
     ]
   ]) }
-  tripped = [for id, places in local.places : id if anytrue([for place in places : alltrue([for condition in local.rules[id].when : (
-    condition.op == "equals" ? lookup(place, condition.path, "null") == jsonencode(condition.value) :
-    condition.op == "differs" ? lookup(place, condition.path, "null") != jsonencode(condition.value) :
-    condition.op == "present" ? lookup(place, condition.path, "null") != "null" :
-    condition.op == "absent" ? lookup(place, condition.path, "null") == "null" :
-    condition.op == "above" ? try(tonumber(place[condition.path]) > condition.value, false) :
-    condition.op == "below" ? try(tonumber(place[condition.path]) < condition.value, false) :
-    condition.op == "in" ? try(contains([for value in condition.value : jsonencode(value)], place[condition.path]), false) :
-    condition.op == "matches" ? can(regex(condition.value, jsondecode(place[condition.path]))) :
-    condition.op == "older" ? try(local.older[jsondecode(place[condition.path])][jsonencode(condition.value)], false) : false
-  )])])]
+  # A condition holds when it does for any of the values at its path; of a path through the node pools there are several.
+  tripped = [for id, places in local.places : id if anytrue([for place in places : alltrue([for condition in local.rules[id].when : anytrue([
+    for value in startswith(condition.path, local.of_pools) ? [for pool in local.pools : lookup(pool, trimprefix(condition.path, local.of_pools), "null")] : [lookup(place, condition.path, "null")] : (
+      condition.op == "equals" ? value == jsonencode(condition.value) :
+      condition.op == "differs" ? value != jsonencode(condition.value) :
+      condition.op == "present" ? value != "null" :
+      condition.op == "absent" ? value == "null" :
+      condition.op == "above" ? try(tonumber(value) > condition.value, false) :
+      condition.op == "below" ? try(tonumber(value) < condition.value, false) :
+      condition.op == "in" ? try(contains([for one in condition.value : jsonencode(one)], value), false) :
+      condition.op == "matches" ? can(regex(condition.value, jsondecode(value))) :
+      condition.op == "older" ? try(local.older[jsondecode(value)][jsonencode(condition.value)], false) : false
+    )
+  ])])])]
   findings = [for id in local.tripped : {
     subject  = id
     severity = local.rules[id].severity[var.dataplane]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tf import iface, schema, types
 
-from terraform_provider_provisioner.command import CONFLICT, NOT_FOUND, PLAN_HAS_CHANGES, CommandFailed
+from terraform_provider_provisioner.command import BUSY, CONFLICT, NOT_FOUND, PLAN_HAS_CHANGES, CommandFailed
 from terraform_provider_provisioner.diagnostics import add_failure
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from terraform_provider_provisioner.provider import Provisioner
 
 API_VERSION, KIND = "provisioner.dev/v1alpha1", "Cluster"
+LOCAL = "local"
 RUNNING = "RUNNING"
 KEEP, DELETE = "keep", "delete"
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
@@ -98,13 +99,10 @@ class Cluster(iface.Resource):
                 diags.add_error(f"{name} {value!r} is not a time", "Write 90s, 30m or 1h30m.", path=[name])
         if config.get("on_failure") not in {None, types.Unknown, KEEP, DELETE}:
             diags.add_error(f"on_failure {config['on_failure']!r} is not known", f"Use {KEEP} or {DELETE}.", path=["on_failure"])
-        spec = config.get("spec")
-        if isinstance(spec, str):
-            try:
-                if not isinstance(json.loads(spec), dict):
-                    diags.add_error("spec is not an object", "Write spec = jsonencode({ numNodes = 3 }).", path=["spec"])
-            except ValueError as error:
-                diags.add_error(f"spec is not JSON: {error}", "Write spec = jsonencode({ numNodes = 3 }).", path=["spec"])
+        if isinstance(config.get("spec"), str):
+            problem, remedy = spec_problem(config["spec"])
+            if problem:
+                diags.add_error(problem, remedy, path=["spec"])
 
     def plan_create(self, diags: Diagnostics, planned: iface.State) -> None:
         """What create-cluster would refuse is refused when it is planned. `planned` may hold unknown values."""
@@ -141,7 +139,7 @@ class Cluster(iface.Resource):
         try:
             found = self._create(planned)
         except CommandFailed as failure:
-            if failure.exit_code == CONFLICT:
+            if failure.exit_code == CONFLICT and failure.id != BUSY:
                 advice = f"If it is yours, import it: terraform import ADDRESS {name}."
             elif planned["on_failure"] == DELETE and failure.id != "interrupted":
                 advice = ""
@@ -223,6 +221,20 @@ class Cluster(iface.Resource):
 def _create_arguments(planned: iface.State) -> list[str]:
     arguments = ["create-cluster", planned["name"], "--config", "-"]
     return arguments + (["--kubernetes-bin-dir", planned["kubernetes_bin_dir"]] if planned["kubernetes_bin_dir"] else [])
+
+
+def spec_problem(text: str) -> tuple[str, str]:
+    """What is wrong with a spec before the command sees it, and the way out; empty when nothing is."""
+    example = "Write spec = jsonencode({ numNodes = 3 })."
+    try:
+        spec = json.loads(text)
+    except ValueError as error:
+        return f"spec is not JSON: {error}", example
+    if not isinstance(spec, dict):
+        return "spec is not an object", example
+    if spec.get("provider", LOCAL) != LOCAL:
+        return f"this resource makes {LOCAL} clusters", "For GKE use Google's provider, as the module gke-dataplane-v2 does."
+    return "", ""
 
 
 def document(state: Mapping[str, Any]) -> str:
