@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
 FAILED = 2
 _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
-_HEAD_BYTES = 64 * 1024
+_HEAD_BYTES = 1024
+# As kubectl and the like begin an object: it needs not be held in memory to see that it is no plan.
+_OBJECT = re.compile(rb'\s*\{\s*"(apiVersion|kind)"')
 
 
 class CheckFormat(StrEnum):
@@ -80,12 +84,12 @@ def check(
     chosen = Dataplane(dataplane.value) if dataplane else Dataplane.ANETD
     gate = core.Gate(found, chosen, dataplane_version, allowances.known(allowances.split(allow or []), found))
     checked = core.Checked()
-    for target in targets or ():
-        _check_target(target, gate, checked)
-    if context is not None:
+    if context is not None:  # first: its dataplane is the one that manifests beside it are meant for
         from provisioner.cli.live import check_context
 
         gate = check_context(context, kubeconfig, gate, checked, seconds, choose=dataplane is None)
+    for target in targets or ():
+        _check_target(target, gate, checked)
     findings = checked.all_findings()
     match output:
         case CheckFormat.SARIF:
@@ -96,16 +100,17 @@ def check(
             from provisioner.compatibility.reports import junit
 
             sys.stdout.write(junit(findings, checked.objects))
+        case CheckFormat.TABLE:
+            emit({}, Format.TABLE, gates.table(findings, checked.objects))
         case _:
-            data = gates.data(findings, checked.objects, gate.dataplane.value)
-            emit(data, Format(output.value), gates.table(findings, checked.objects))
+            emit(gates.data(findings, checked.objects, gate.dataplane.value), Format(output.value), "")
     if any(finding.refuses for finding in findings):
         raise typer.Exit(FAILED)
 
 
 def _check_target(target: str, gate: Gate, checked: Checked) -> None:
     if target == "-":
-        _check_stream(sys.stdin.buffer, "stdin", gate, checked, strict=True)
+        _check_stream(cast("io.BufferedReader", sys.stdin.buffer), "stdin", gate, checked, strict=True)
         return
     path = Path(target)
     if not path.exists():
@@ -133,13 +138,12 @@ def _files(path: Path) -> Iterator[Path]:
             yield file
 
 
-def _check_stream(stream: IO[bytes], file: str, gate: Gate, checked: Checked, *, strict: bool) -> None:
-    """A Terraform plan is one JSON document; everything else is read as YAML, document by document."""
+def _check_stream(stream: io.BufferedReader, file: str, gate: Gate, checked: Checked, *, strict: bool) -> None:
+    """A Terraform plan is one JSON document; everything else, JSON too, is read as YAML, document by document."""
     from provisioner.compatibility import check as core
 
-    buffered = stream if hasattr(stream, "peek") else None
-    head = buffered.peek(_HEAD_BYTES) if buffered is not None else b""
-    if head.lstrip()[:1] == b"{":
+    head = stream.peek(_HEAD_BYTES)
+    if head.lstrip()[:1] == b"{" and not _OBJECT.match(head):
         content = stream.read()
         plan = _plan(content)
         if plan is not None:

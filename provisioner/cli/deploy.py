@@ -92,26 +92,32 @@ def deploy(
 
 
 def _spec(client: Client, found: Facts, config: str | None, flags: Mapping[str, Any]) -> ClusterSpec:
-    """As it is asked for; ranges that nobody gave are the cluster's own."""
-    from provisioner.deploy.observe import pod_ranges
+    """As it is asked for. Of what neither a file nor a flag says, an anetd that is there keeps its own, and the rest is the cluster's."""
+    from provisioner.deploy import observe
 
-    given = dict(flags)
-    given["dataplane_v2"] = True
-    if not given["name"] and config is None:
-        given["name"] = "cluster"
+    given: dict[str, Any] = {**flags, "dataplane_v2": True}
     if config is None:
-        for parameter, ranges, v6 in (
-            ("pod_cidr", pod_ranges(client), False),
-            ("pod_cidr_v6", pod_ranges(client), True),
-            ("service_cidr", found.service_cidrs, False),
-            ("service_cidr_v6", found.service_cidrs, True),
-        ):
-            own = next((text for text in ranges if (":" in text) is v6), None)
-            if given[parameter] is None and own is not None:
-                given[parameter] = own
-                if v6:
-                    given["stack_type"] = given["stack_type"] or "ipv4-ipv6"
+        before = observe.settings(client)
+        pods = before.get("podCIDRs") or observe.pod_ranges(client)
+        own: dict[str, Any] = {
+            "name": before.get("clusterName", "cluster"),
+            "routing_mode": before.get("routingMode"),
+            "mtu": before.get("mtu") or None,
+            "masquerade": before.get("masquerade"),
+            "non_masquerade_cidrs": before.get("nonMasqueradeCIDRs"),
+            "admission": observe.admission_mode(client),
+            "pod_cidr": _of_family(pods, 4),
+            "pod_cidr_v6": _of_family(pods, 6),
+            "service_cidr": _of_family(found.service_cidrs, 4),
+            "service_cidr_v6": _of_family(found.service_cidrs, 6),
+            "stack_type": "ipv4-ipv6" if _of_family(pods, 6) else None,
+        }
+        given |= {name: value for name, value in own.items() if given[name] is None or given[name] == ""}
     return spec_from(config, given)
+
+
+def _of_family(ranges: Sequence[str], family: int) -> str | None:
+    return next((text for text in ranges if (":" in text) == (family == 6)), None)
 
 
 def _findings(client: Client, found: Facts, spec: ClusterSpec, file: str) -> Sequence[Finding]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from provisioner import errors
-from provisioner.cli.output import columns, note
+from provisioner.cli.output import note
 
 if TYPE_CHECKING:
     from provisioner.compatibility.model import Finding
@@ -57,22 +57,15 @@ def table(findings: Sequence[Finding], objects: int) -> str:
     counts: Mapping[str, int] = {
         name: sum(finding.severity == name and not finding.allowed for finding in findings) for name in ("error", "warning", "note")
     }
-    text = ""
-    for finding in findings:
-        rows = [
-            (
-                finding.severity.upper() if not finding.allowed else "ALLOWED",
-                finding.rule,
-                str(finding.place) or "-",
-                finding.subject or "-",
-            )
-        ]
-        text += columns(rows[0], [])
-        text += f"    {finding.reason}\n"
-        text += f"    {'Let pass because: ' + finding.allowed if finding.allowed else finding.remedy}\n"
-        text += "".join(f"    source: {source}\n" for source in finding.sources)
+    lines = [text for finding in findings for text in _lines(finding)]
     told = ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items())
-    return f"{text}{objects} object{'' if objects == 1 else 's'} checked: {told}\n"
+    return "\n".join([*lines, f"{objects} object{'' if objects == 1 else 's'} checked: {told}\n"])
+
+
+def _lines(finding: Finding) -> list[str]:
+    head = (finding.severity.upper() if not finding.allowed else "ALLOWED", finding.rule, str(finding.place) or "-", finding.subject or "-")
+    way_out = f"Let pass because: {finding.allowed}" if finding.allowed else finding.remedy
+    return ["  ".join(head), f"    {finding.reason}", f"    {way_out}", *(f"    source: {source}" for source in finding.sources)]
 
 
 def data(findings: Sequence[Finding], objects: int, dataplane: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ _RESOURCES: Mapping[str, str] = {
 }
 _CRD = "apiextensions.k8s.io/CustomResourceDefinition"
 _SERVED_GROUPS = frozenset(kind.rpartition("/")[0] for kind in _RESOURCES)
+_ACTIONS: Mapping[str, Sequence[str]] = {"deny": ("Deny",), "warn": ("Warn",), "off": ("Audit",)}
 # Of messages the API server takes this many characters.
 _LONGEST = 1000
 
@@ -43,15 +44,16 @@ class Policy:
     validations: Sequence[Mapping[str, str]]
 
 
-def policies(
-    matrix: Matrix, dataplane: Dataplane, *, warn_only: bool = False, allowed: Mapping[str, str] | None = None
-) -> Sequence[Policy]:
-    """Those with at least one rule. What `allowed` names is neither denied nor warned about."""
+def policies(matrix: Matrix, dataplane: Dataplane, *, mode: str = "deny", allowed: Mapping[str, str] | None = None) -> Sequence[Policy]:
+    """Those with at least one rule. `mode` is deny, warn or off; what `allowed` names is neither denied nor warned about.
+
+    Off is not nothing: what is applied over an earlier deny has to take its place, and a binding has to do something.
+    """
     rules = [rule for rule in matrix.rules.values() if rule.id not in (allowed or {})]
     found = []
     for admission, name, actions in (
-        (Admission.DENY, "provisioner-unsupported", ("Warn",) if warn_only else ("Deny",)),
-        (Admission.WARN, "provisioner-ignored", ("Warn",)),
+        (Admission.DENY, "provisioner-unsupported", _ACTIONS[mode]),
+        (Admission.WARN, "provisioner-ignored", _ACTIONS["off" if mode == "off" else "warn"]),
     ):
         chosen = [rule for rule in rules if rule.admission_on(dataplane) is admission and any(_is_served(kind) for kind in rule.kinds)]
         if chosen:

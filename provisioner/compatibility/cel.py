@@ -14,12 +14,10 @@ from provisioner.compatibility.model import Condition, Rule
 _LEAVES: dict[str, Callable[[str, object], str]] = {
     "equals": lambda place, value: f"{place}.orValue(null) == {literal(value)}",
     "differs": lambda place, value: f"{place}.orValue(null) != {literal(value)}",
-    "in": lambda place, value: f"{place}.orValue(null) in {literal(value)}",
     "matches": lambda place, value: f"{place}.orValue('').matches({literal(value)})",
     "above": lambda place, value: f"{place}.orValue(0) > {literal(value)}",
     "below": lambda place, value: f"{place}.orValue(0) < {literal(value)}",
     "present": lambda place, _value: f"{place}.hasValue()",
-    "contains": lambda place, value: f"{literal(value)} in {place}.orValue([])",
 }
 
 

@@ -33,14 +33,12 @@ def _older(value: Any, floors: Any) -> bool:
 OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "equals": lambda found, wanted: bool(found == wanted and type(found) is type(wanted)),
     "differs": lambda found, wanted: bool(found != wanted),
-    "in": lambda found, wanted: found in wanted,
     "matches": lambda found, wanted: isinstance(found, str) and re.search(wanted, found) is not None,
     "above": lambda found, wanted: isinstance(found, int) and not isinstance(found, bool) and found > wanted,
     "below": lambda found, wanted: isinstance(found, int) and not isinstance(found, bool) and found < wanted,
     "older": _older,
     "present": lambda _found, _wanted: True,
     "absent": lambda _found, _wanted: False,
-    "contains": lambda found, wanted: isinstance(found, list) and wanted in found,
 }
 _OF_ABSENT = frozenset({"absent", "differs"})
 # Where the kinds that run pods keep a pod's spec.

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 # A Kubernetes object nests some 20 deep, a CustomResourceDefinition's schema 60.
 MAX_DEPTH = 200
-# What the largest honest documents (a List of every object of a cluster) come to, many times over.
-MAX_VALUES = 20_000_000
+# What aliases may add to what is written out: anchors spare people some lines, never millions.
+MAX_ADDED = 200_000
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 _WORDS = {
     **dict.fromkeys(("true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON"), True),
@@ -82,11 +82,9 @@ def read(stream: str | bytes | Readable) -> Iterator[tuple[int, Any]]:
 
 
 def _document(loader: Any, yaml: Any) -> Any:
-    """The one value up to the document's end. The stack holds what is open: a container, and a mapping's key that waits for its value."""
+    """The one value up to the document's end."""
     anchors: dict[str, Any] = {}
-    root: list[Any] = []
-    stack: list[Any] = [root]
-    keys: list[Any] = [None]
+    building = _Building()
     scalar, mapping, sequence, alias = yaml.ScalarEvent, yaml.MappingStartEvent, yaml.SequenceStartEvent, yaml.AliasEvent
     ends = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
     while True:
@@ -97,57 +95,82 @@ def _document(loader: Any, yaml: Any) -> Any:
             value = _scalar(event)
             if event.anchor:
                 anchors[event.anchor] = value
-            _put(stack[-1], keys, value, line)
+            building.put(value, line)
         elif kind is mapping or kind is sequence:
             value = Mapping(line) if kind is mapping else Items(line)
             if event.anchor:
                 anchors[event.anchor] = value
-            if len(stack) > MAX_DEPTH:
-                raise Unreadable(f"nests more than {MAX_DEPTH} deep", line)
-            stack.append(value)
-            keys.append(_NO_KEY)
+            building.open(value, line)
         elif kind in ends:
-            value = stack.pop()
-            keys.pop()
-            _put(stack[-1], keys, value, value.line)
+            building.close()
         elif kind is alias:
             if event.anchor not in anchors:
                 raise Unreadable(f"is not YAML: there is no anchor {event.anchor}", line)
             value = anchors[event.anchor]
-            if any(value is container for container in stack):
+            if building.is_open(value):
                 raise Unreadable(f"contains itself by its anchor {event.anchor}", line)
-            _put(stack[-1], keys, value, line)
+            building.put(value, line)
         else:
-            return root[0] if root else None
+            return building.root[0] if building.root else None
 
 
 _NO_KEY = object()
+_COMPLEX_KEY = "<a key that is no text>"
 
 
-def _put(container: Any, keys: list[Any], value: Any, line: int) -> None:
-    if type(container) is Mapping:
-        if keys[-1] is _NO_KEY:
-            keys[-1] = value if isinstance(value, str) or not isinstance(value, dict | list) else repr(value)[:40]
-            container.lines[keys[-1]] = line
+class _Building:
+    """A document in the making. The stack holds what is open: containers, and each mapping's key that waits for its value."""
+
+    __slots__ = ("keys", "root", "stack", "written")
+
+    def __init__(self) -> None:
+        self.root: list[Any] = []
+        self.stack: list[Any] = [self.root]
+        self.keys: list[Any] = [None]
+        self.written = 0
+
+    def open(self, container: Mapping | Items, line: int) -> None:
+        if len(self.stack) > MAX_DEPTH:
+            raise Unreadable(f"nests more than {MAX_DEPTH} deep", line)
+        self.stack.append(container)
+        self.keys.append(_NO_KEY)
+
+    def close(self) -> None:
+        self.keys.pop()
+        container = self.stack.pop()
+        self.put(container, container.line)
+
+    def is_open(self, value: Any) -> bool:
+        return any(value is container for container in self.stack)
+
+    def put(self, value: Any, line: int) -> None:
+        self.written += 1
+        container = self.stack[-1]
+        if type(container) is Mapping:
+            self._put_into(container, value, line)
             return
-        key, keys[-1] = keys[-1], _NO_KEY
-        container.size += _size(value, container.size, line)
+        if type(container) is Items:
+            self._grow(container, value, line)
+            container.lines.append(line)
+        container.append(value)
+
+    def _put_into(self, container: Mapping, value: Any, line: int) -> None:
+        if self.keys[-1] is _NO_KEY:
+            key = _COMPLEX_KEY if isinstance(value, dict | list) else value
+            self.keys[-1] = key
+            container.lines[key] = line
+            return
+        key, self.keys[-1] = self.keys[-1], _NO_KEY
+        self._grow(container, value, line)
         if key == "<<":
             _merge(container, value)
         else:
             container[key] = value
-        return
-    if type(container) is Items:
-        container.size += _size(value, container.size, line)
-        container.lines.append(line)
-    container.append(value)
 
-
-def _size(value: Any, before: int, line: int) -> int:
-    size = getattr(value, "size", 1)
-    if before + size > MAX_VALUES:
-        raise Unreadable(f"would be more than {MAX_VALUES} values once its aliases are written out", line)
-    return int(size)
+    def _grow(self, container: Mapping | Items, value: Any, line: int) -> None:
+        container.size += getattr(value, "size", 1)
+        if container.size > self.written + MAX_ADDED:
+            raise Unreadable(f"would have more than {MAX_ADDED} values more once its aliases are written out", line)
 
 
 def _merge(container: Mapping, value: Any) -> None:

@@ -142,19 +142,27 @@ def facts(client: Client) -> Facts:
     )
 
 
-def pod_ranges(client: Client) -> Sequence[str]:
-    """What the cluster says of its pods' range: to anetd, or in kubeadm's configuration. Empty where it says nothing."""
+def settings(client: Client) -> dict[str, Any]:
+    """The configuration of the anetd that is there already; empty where there is none."""
     import json
 
+    config = _optional(client, f"/api/v1/namespaces/{NAMESPACE}/configmaps/anetd-config")
+    found: dict[str, Any] = {} if config is None else json.loads(config["data"]["config.json"])
+    return found
+
+
+def admission_mode(client: Client) -> str | None:
+    """What the admission policies of an earlier deploy do."""
+    config = _optional(client, f"/api/v1/namespaces/{NAMESPACE}/configmaps/provisioner-gates") or {}
+    mode: str | None = config.get("data", {}).get("admission")
+    return mode
+
+
+def pod_ranges(client: Client) -> Sequence[str]:
+    """What kubeadm's configuration says of the pods' range; empty where it says nothing."""
     import yaml
 
-    config = _optional(client, f"/api/v1/namespaces/{NAMESPACE}/configmaps/anetd-config")
-    if config is not None:
-        found: Sequence[str] = json.loads(config["data"]["config.json"])["podCIDRs"]
-        return found
-    config = _optional(client, f"/api/v1/namespaces/{NAMESPACE}/configmaps/kubeadm-config")
-    if config is None:
-        return ()
+    config = _optional(client, f"/api/v1/namespaces/{NAMESPACE}/configmaps/kubeadm-config") or {}
     networking = (yaml.safe_load(config.get("data", {}).get("ClusterConfiguration", "")) or {}).get("networking") or {}
     return [text for text in str(networking.get("podSubnet", "")).split(",") if text]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from provisioner import errors
-from provisioner.spec import AdmissionMode, ClusterSpec
+from provisioner.spec import ClusterSpec
 
 NAMESPACE = "kube-system"
 AGENT = "anetd"
@@ -138,10 +138,7 @@ def _gates(spec: ClusterSpec) -> dict[str, Any]:
     from provisioner.compatibility.model import Dataplane
 
     mode = spec.dataplane.admission
-    policies: Sequence[admission.Policy] = ()
-    if mode is not AdmissionMode.OFF:
-        warn_only = mode is AdmissionMode.WARN
-        policies = admission.policies(matrix.load(), Dataplane.ANETD, warn_only=warn_only, allowed=spec.allow)
+    policies = admission.policies(matrix.load(), Dataplane.ANETD, mode=mode.value, allowed=spec.allow)
     allowed = json.dumps(dict(spec.allow), sort_keys=True)
     return {"dataplane": Dataplane.ANETD.value, "admission": mode.value, "allowed": allowed, "policies": policies}
 

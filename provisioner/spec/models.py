@@ -52,7 +52,7 @@ class RoutingMode(StrEnum):
 
 
 class AdmissionMode(StrEnum):
-    """What the API server does with objects that the dataplane would ignore: refuse them, warn about them, or take them."""
+    """What the API server does with objects that the dataplane would ignore: refuse them, warn, or only write it to its audit log."""
 
     DENY = "deny"
     WARN = "warn"
@@ -184,7 +184,8 @@ class Dataplane(_Model):
         (), alias="nonMasqueradeCIDRs", description="Destinations outside the cluster that see the pods' own addresses."
     )
     admission: Annotated[AdmissionMode, _choice(AdmissionMode)] = Field(
-        AdmissionMode.DENY, description="What happens to objects that the dataplane would ignore: deny, warn, or off for nothing."
+        AdmissionMode.DENY,
+        description="What happens to objects that the dataplane would ignore: deny, warn, or off (in the audit log only).",
     )
 
 

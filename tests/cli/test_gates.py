@@ -250,3 +250,53 @@ def test_create_refuses_an_allowance_without_a_reason_or_of_no_rule(run: Run, pr
     refused = run("create-cluster", "--dataplane-v2", "--config", str(config), "--output", "json")
     assert (refused.code, refused.error["field"]) == (3, "spec.allow")
     assert provider.clusters == {}
+
+
+# --- clusters that cannot be read ---
+
+
+@pytest.fixture
+def unreachable(tmp_path: Path) -> str:
+    path = tmp_path / "kubeconfig"
+    config = {
+        "clusters": [{"name": "a", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "users": [{"name": "a", "user": {"token": "SECRET"}}],
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+    }
+    path.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", **config}))
+    return str(path)
+
+
+def test_a_context_that_cannot_be_reached_is_an_error_among_the_findings(run: Run, unreachable: str, manifests: Path) -> None:
+    result = run("check", str(manifests), "--context", "a", "--kubeconfig", unreachable, "--output", "json")
+    assert result.code == 2
+    assert [f["rule"] for f in result.json["findings"]] == ["not-checked", "sctp-service", "sctp-service"]
+    assert "SECRET" not in result.out + result.err
+
+
+def test_a_context_that_is_not_there_is_not_found(run: Run, unreachable: str) -> None:
+    for command in (("check", "--context", "b"), ("deploy", "demo", "--context", "b")):
+        result = run(*command, "--kubeconfig", unreachable, "--output", "json")
+        assert (result.code, result.error["field"]) == (6, "--context")
+
+
+def test_deploy_needs_a_cluster_that_answers(run: Run, unreachable: str) -> None:
+    result = run("deploy", "demo", "--context", "a", "--kubeconfig", unreachable, "--output", "json")
+    assert (result.code, result.error["id"]) == (9, "upstream-failure")
+    assert "SECRET" not in result.err
+
+
+def test_a_json_object_is_streamed_and_a_plan_in_another_order_is_still_a_plan(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe(monkeypatch, json.dumps({"configuration": {}, **PLAN}, indent=1).encode())
+    assert [f["rule"] for f in run("check", "-", "--output", "json").json["findings"]] == ["terraform-datapath-replaces"]
+    pipe(monkeypatch, json.dumps({"items": [SCTP], "kind": "List", "apiVersion": "v1"}).encode())
+    assert [f["rule"] for f in run("check", "-", "--output", "json").json["findings"]] == ["sctp-service"]
+
+
+def test_features_prints_the_whole_matrix_and_nothing_else(run: Run) -> None:
+    from provisioner.compatibility import matrix
+
+    found = matrix.load()
+    assert run("features", "--output", "json").json == matrix.export(found)
+    rows = [line.split()[:4] for line in run("features").out.splitlines()[1:]]
+    assert rows == [[item.id, *(cell.verdict.value for cell in item.cells.values())] for item in found.features.values()]

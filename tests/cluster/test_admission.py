@@ -205,7 +205,13 @@ def gate(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, "--output", "json"], capture_output=True, text=True, timeout=180, check=False)
 
 
+def without_policies(cluster: Cluster) -> None:
+    """Namespaces of other tests go away in their own time, and their NetworkPolicies with them."""
+    eventually(lambda: not cluster.get("networkpolicies", "-A")["items"], within=90, what="no NetworkPolicy is left")
+
+
 def test_check_of_the_cluster_finds_nothing_then_a_network_policy(cluster: Cluster) -> None:
+    without_policies(cluster)
     first = gate(cluster, "check")
     assert first.returncode == 0, first.stdout
     assert json.loads(first.stdout)["dataplane"] == "anetd"
@@ -217,6 +223,8 @@ def test_check_of_the_cluster_finds_nothing_then_a_network_policy(cluster: Clust
 
 
 def test_deploying_what_is_there_changes_nothing(cluster: Cluster) -> None:
+    without_policies(cluster)
+
     def versions() -> dict[str, str]:
         items = cluster.get("daemonsets,deployments,services,configmaps", "-n", "kube-system")["items"]
         items += cluster.get("validatingadmissionpolicies,validatingadmissionpolicybindings,clusterroles", "-l", "app=anetd")["items"]
@@ -232,6 +240,7 @@ def test_deploying_what_is_there_changes_nothing(cluster: Cluster) -> None:
 
 
 def test_deploy_is_refused_by_the_gates_before_anything_is_applied(cluster: Cluster) -> None:
+    without_policies(cluster)
     done = gate(cluster, "deploy", cluster.name, "--pod-cidr", "10.99.0.0/16")
     assert done.returncode == 4, done.stderr
     findings = json.loads(done.stderr.splitlines()[-1])["error"]["findings"]

@@ -110,7 +110,8 @@ def test_what_is_allowed_is_neither_denied_nor_warned_about():
 
 
 def test_by_setting_what_would_be_denied_is_warned_about():
-    assert {policy.actions for policy in admission.policies(MATRIX, Dataplane.ANETD, warn_only=True)} == {("Warn",)}
+    assert {policy.actions for policy in admission.policies(MATRIX, Dataplane.ANETD, mode="warn")} == {("Warn",)}
+    assert {policy.actions for policy in admission.policies(MATRIX, Dataplane.ANETD, mode="off")} == {("Audit",)}
 
 
 def test_expressions_name_fields_as_cel_can():

@@ -113,15 +113,18 @@ def test_ranges_are_compared_with_what_the_agent_would_be_told(api, client):
     assert found.to_document([ip_network("fd00::/56")], [])["podCIDRsOutside"] == []
 
 
-def test_pods_ranges_come_from_anetd_or_kubeadm(api, client):
-    assert observe.pod_ranges(client) == ()
-    kubeadm = {"data": {"ClusterConfiguration": "networking: {podSubnet: '10.1.0.0/16,fd00::/56'}"}}
-    api.on("GET", "/api/v1/namespaces/kube-system/configmaps/kubeadm-config", (200, kubeadm))
+def test_what_an_earlier_deploy_was_told_and_kubeadm_s_range_are_found(api, client):
+    assert (observe.settings(client), observe.admission_mode(client), observe.pod_ranges(client)) == ({}, None, [])
+    maps = {
+        "kubeadm-config": {"ClusterConfiguration": "networking: {podSubnet: '10.1.0.0/16,fd00::/56'}"},
+        "anetd-config": {"config.json": '{"podCIDRs": ["10.2.0.0/16"], "routingMode": "vxlan"}'},
+        "provisioner-gates": {"admission": "warn"},
+    }
+    for name, data in maps.items():
+        api.on("GET", f"/api/v1/namespaces/kube-system/configmaps/{name}", (200, {"data": data}))
     assert observe.pod_ranges(client) == ["10.1.0.0/16", "fd00::/56"]
-    api.on(
-        "GET", "/api/v1/namespaces/kube-system/configmaps/anetd-config", (200, {"data": {"config.json": '{"podCIDRs": ["10.2.0.0/16"]}'}})
-    )
-    assert observe.pod_ranges(client) == ["10.2.0.0/16"]
+    assert observe.settings(client)["routingMode"] == "vxlan"
+    assert observe.admission_mode(client) == "warn"
 
 
 def resource(name, kind, verbs=("list",)):

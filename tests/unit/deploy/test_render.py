@@ -192,13 +192,10 @@ def test_the_admission_policy_is_the_matrix_s():
 
 
 def test_by_setting_admission_warns_or_is_off():
-    actions = {
-        tuple(document["spec"]["validationActions"])
-        for (kind, _), document in admission_of(admission="warn").items()
-        if kind == "ValidatingAdmissionPolicyBinding"
-    }
-    assert actions == {("Warn",)}
-    assert not any(kind.startswith("ValidatingAdmission") for kind, _ in admission_of(admission="off"))
+    for mode, wanted in (("deny", {"Deny", "Warn"}), ("warn", {"Warn"}), ("off", {"Audit"})):
+        bindings = [document for (kind, _), document in admission_of(admission=mode).items() if kind == "ValidatingAdmissionPolicyBinding"]
+        actions = [document["spec"]["validationActions"] for document in bindings]
+        assert {action for found in actions for action in found} == wanted, mode
 
 
 def test_what_was_let_pass_is_written_down_in_the_cluster_and_not_refused_there():
