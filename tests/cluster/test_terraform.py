@@ -96,9 +96,9 @@ def test_an_interrupted_apply_is_continued_by_the_next(example: Example) -> None
     with left_as_it_was(example.name):
         process = example.terraform.start(example.directory, "apply", "-input=false", *example.variables, "-auto-approve")
         try:
-            eventually(lambda: example.clusters().get(example.name) == "INCOMPLETE", within=60, what="a create at work")
+            eventually(lambda: example.clusters().get(example.name) == "INCOMPLETE", within=180, what="a create at work")
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=180)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

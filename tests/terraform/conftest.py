@@ -28,7 +28,7 @@ MODULES = ROOT / "terraform" / "modules"
 EXAMPLES = ROOT / "terraform" / "examples"
 PROVIDER_PYTHON = ROOT / ".venv-terraform" / "bin" / "python"
 GOOGLE = "registry.terraform.io/hashicorp/google"
-TIMEOUT_SECONDS = 180
+TIMEOUT_SECONDS = 600
 
 
 def installer() -> ModuleType:

@@ -132,9 +132,9 @@ def interrupted(terraform: Terraform, machine: Machine, directory: Path, number:
     machine.hold.touch()
     process = terraform.start(directory, *APPLY)
     try:
-        eventually(lambda: machine.clusters().get("demo", {}).get("state") == "INCOMPLETE", within=60, what="a create at work")
+        eventually(lambda: machine.clusters().get("demo", {}).get("state") == "INCOMPLETE", within=180, what="a create at work")
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -148,7 +148,7 @@ def test_an_interrupted_apply_is_continued_by_the_next(terraform: Terraform, mac
     assert "Run terraform apply again: it continues" in said
     assert "provisioner delete-cluster demo" in said
     assert machine.clusters()["demo"]["state"] == "INCOMPLETE"
-    eventually(lambda: not commands_of(machine), within=20, what="the interrupted command has ended")
+    eventually(lambda: not commands_of(machine), within=60, what="the interrupted command has ended")
     machine.hold.unlink()
     applied = terraform.run(directory, *APPLY)
     assert "1 added, 0 changed, 0 destroyed" in applied.out
@@ -159,7 +159,7 @@ def test_an_interrupted_apply_is_continued_by_the_next(terraform: Terraform, mac
 def test_a_killed_terraform_takes_its_command_with_it(terraform: Terraform, machine: Machine, configured: Configured) -> None:
     directory = configured(cluster())
     interrupted(terraform, machine, directory, signal.SIGKILL)
-    eventually(lambda: not commands_of(machine), within=20, what="the provider has interrupted its command")
+    eventually(lambda: not commands_of(machine), within=60, what="the provider has interrupted its command")
     assert machine.clusters()["demo"]["state"] == "INCOMPLETE"
     machine.hold.unlink()
     terraform.run(directory, *APPLY, "-lock=false")

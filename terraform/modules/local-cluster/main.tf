@@ -8,7 +8,7 @@ locals {
     nonMasqueradeCIDRs = length(var.non_masquerade_cidrs) > 0 ? var.non_masquerade_cidrs : null
   } : key => value if value != null }
 
-  spec = { for key, value in {
+  given = { for key, value in {
     provider          = "local"
     numNodes          = var.num_nodes
     kubernetesVersion = var.kubernetes_version
@@ -20,6 +20,10 @@ locals {
     nodeSubnet        = var.node_subnet
     dataplane         = local.dataplane
   } : key => value if value != null }
+}
+
+locals {
+  spec = merge(local.given, var.extra_spec, { dataplane = merge(local.dataplane, try(var.extra_spec.dataplane, {})) })
 }
 
 resource "provisioner_cluster" "this" {

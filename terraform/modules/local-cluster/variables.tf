@@ -141,6 +141,18 @@ variable "node_subnet" {
   }
 }
 
+variable "extra_spec" {
+  description = "Fields of the document's spec that have no variable here, as in { dataplane = { admission = \"warn\" } }; they win."
+  type        = any
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = can(keys(var.extra_spec)) && can(keys(try(var.extra_spec.dataplane, {})))
+    error_message = "extra_spec is not an object, or its dataplane is not. Write it as { dataplane = { ... } }."
+  }
+}
+
 variable "labels" {
   description = "Labels of the cluster, given to every node too."
   type        = map(string)

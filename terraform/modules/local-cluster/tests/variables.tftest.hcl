@@ -48,6 +48,7 @@ run "everything_given_is_there" {
     node_subnet          = "172.30.7.0/24"
     labels               = { team = "network" }
     read_credentials     = false
+    extra_spec           = { allow = { host-port = "tried" }, dataplane = { mtu = 1300, admission = "off" } }
   }
 
   assert {
@@ -61,7 +62,8 @@ run "everything_given_is_there" {
       podCIDRv6         = "fd00:1::/56"
       serviceCIDRv6     = "fd00:2::/112"
       nodeSubnet        = "172.30.7.0/24"
-      dataplane         = { version = "v2", routingMode = "vxlan", mtu = 1400, masquerade = false, nonMasqueradeCIDRs = ["192.0.2.0/24"] }
+      dataplane         = { version = "v2", routingMode = "vxlan", mtu = 1300, masquerade = false, nonMasqueradeCIDRs = ["192.0.2.0/24"], admission = "off" }
+      allow             = { host-port = "tried" }
     }
     error_message = "The spec has ${provisioner_cluster.this.spec}."
   }
