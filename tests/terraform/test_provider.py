@@ -15,7 +15,7 @@ import pytest
 
 from tests.cluster.kube import eventually
 
-from .conftest import PROVIDER_PYTHON, ROOT, Machine, Terraform
+from .conftest import PROVIDER_PYTHON, ROOT, Done, Machine, Terraform
 
 Configured = Callable[..., Path]
 CLUSTER = "provisioner_cluster.demo"
@@ -139,7 +139,7 @@ def interrupted(terraform: Terraform, machine: Machine, directory: Path, number:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode != 0
-    return " ".join((out + err).replace("│", " ").split())
+    return Done(process.returncode, out, err).text
 
 
 def test_an_interrupted_apply_is_continued_by_the_next(terraform: Terraform, machine: Machine, configured: Configured) -> None:
