@@ -64,6 +64,18 @@ def test_what_is_the_same_cluster_stays_and_what_is_another_replaces_it(
     assert machine.clusters()["demo"]["numNodes"] == 2
 
 
+def test_a_spec_that_is_not_known_yet_is_planned_as_another(terraform: Terraform, machine: Machine, configured: Configured) -> None:
+    """Terraform tells of such a text how it begins, which makes another kind of unknown of it."""
+    source = 'resource "terraform_data" "nodes" {{ input = {} }}\n'
+    directory = configured(source.format(3) + cluster("numNodes = terraform_data.nodes.output"))
+    terraform.run(directory, *APPLY)
+    assert terraform.ask(directory, *CHANGES).code == 0
+    configured(source.format(4) + cluster("numNodes = terraform_data.nodes.output"))
+    replaced = terraform.run(directory, *APPLY)
+    assert "forces replacement" in replaced.out
+    assert machine.clusters()["demo"]["numNodes"] == 4
+
+
 def test_what_happened_outside_is_seen_and_mended(terraform: Terraform, machine: Machine, configured: Configured) -> None:
     directory = configured(cluster())
     terraform.run(directory, *APPLY)

@@ -123,6 +123,7 @@ class Cluster(iface.Resource):
         if "name" in changed:
             return planned | dict.fromkeys(("id", *_OBSERVED), types.Unknown)
         if specified:
+            # What is not known yet replaces it, as everywhere in Terraform: the kind of change cannot be chosen when it is applied.
             if any(planned[name] is types.Unknown for name in _SPECIFIED) or self._is_another(ctx.diagnostics, planned):
                 self._provider.require_replacement(sorted(specified))
             return planned | dict.fromkeys(_OBSERVED, types.Unknown)
@@ -162,9 +163,7 @@ class Cluster(iface.Resource):
         try:
             return planned | observed(self._create(planned))
         except CommandFailed as failure:
-            add_failure(
-                ctx.diagnostics, f"updating the cluster {current['name']}", failure, _NAMES, "Run terraform apply again: it continues."
-            )
+            add_failure(ctx.diagnostics, f"updating the cluster {current['name']}", failure, _NAMES, "Apply again: it continues.")
             return current
 
     def delete(self, ctx: iface.DeleteContext, current: iface.State) -> None:

@@ -24,8 +24,8 @@ READ_SECONDS = 120.0
 # How long a command is waited for that still works on the cluster: one that was interrupted takes ten seconds to end.
 BUSY_SECONDS = 60.0
 _POLL_SECONDS = 1.0
-# Past its own --timeout a command has this long to write its journal.
-_GRACE_SECONDS = 30.0
+# Past its own --timeout a command has this long to write its journal, and to delete what a failed create made, if it was told to.
+_GRACE_SECONDS = 180.0
 _LAST_LINES = 5
 
 
@@ -74,23 +74,20 @@ class Commands:
                     process.send_signal(signal.SIGINT)
 
     def _once(self, arguments: Sequence[str], stdin: str, seconds: float, good: set[int]) -> Any:
-        process = self._start(arguments)
-        try:
-            lines: list[str] = []
+        lines: list[str] = []
+        with self._start(arguments) as process:
             reader = threading.Thread(target=_log, args=(process.stderr, lines), daemon=True)
-            reader.start()
             feeder = threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True)
-            feeder.start()
             timer = threading.Timer(seconds + _GRACE_SECONDS, process.kill)
-            timer.daemon = True
-            timer.start()
+            for thread in (reader, feeder, timer):
+                thread.start()
             stdout = process.stdout.read() if process.stdout else ""
             code = process.wait()
             timer.cancel()
             reader.join()
-        finally:
-            with self._lock:
-                self._running.discard(process)
+            feeder.join()
+        with self._lock:
+            self._running.discard(process)
         if code not in good:
             raise failure_of(code, lines)
         try:
