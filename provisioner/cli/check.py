@@ -117,7 +117,13 @@ def _check_target(target: str, gate: Gate, checked: Checked) -> None:
         raise errors.NotFound(
             f"there is no file or directory {target}", remedy="Give a path that is there, or - for stdin.", field="TARGET"
         )
-    for file in _files(path):
+    files = list(_files(path))
+    if not files:
+        from provisioner.compatibility.check import nothing
+        from provisioner.compatibility.model import Place
+
+        checked.findings.append(nothing(Place(target)))
+    for file in files:
         try:
             with file.open("rb") as stream:
                 _check_stream(stream, str(file), gate, checked, strict=not path.is_dir())

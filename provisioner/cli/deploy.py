@@ -63,19 +63,19 @@ def deploy(
     """
     flags: dict[str, Any] = dict(locals())
     from provisioner.deploy.client import ApiError, Client, UnavailableError
-    from provisioner.deploy.observe import facts
+    from provisioner.deploy.observe import facts, settings
     from provisioner.plan.deadline import TimeLimit
 
     limit = TimeLimit.after(options.duration(timeout))
     reached = live.access(context, kubeconfig)
     with Client(reached, limit) as client:
         try:
-            found = facts(client)
-            spec = _spec(client, found, config, flags)
+            found, before = facts(client), settings(client)
+            spec = _spec(client, found, before, config, flags)
             gates.require(_findings(client, found, spec, config or ""), f"deploying to {spec.name}")
         except (ApiError, UnavailableError) as error:
             raise live.require_reachable(error, context or "(current)") from error
-    manifests = _manifests(spec, found, api_server, images_named(spec, anetd_image, coredns_image, kubernetes_bin_dir, limit))
+    manifests = _manifests(spec, found, before, api_server, images_named(spec, anetd_image, coredns_image, kubernetes_bin_dir, limit))
     if dry_run:
         raise typer.Exit(_show(manifests, output))
     _roll_out(reached, manifests, found, limit)
@@ -91,29 +91,24 @@ def deploy(
     emit(data, output, columns(header, [(spec.name, found.version, found.nodes, data["objects"])]))
 
 
-def _spec(client: Client, found: Facts, config: str | None, flags: Mapping[str, Any]) -> ClusterSpec:
+def _spec(client: Client, found: Facts, before: Mapping[str, Any], config: str | None, flags: Mapping[str, Any]) -> ClusterSpec:
     """As it is asked for. Of what neither a file nor a flag says, an anetd that is there keeps its own, and the rest is the cluster's."""
     from provisioner.deploy import observe
+    from provisioner.spec.models import API_VERSION, KIND, Dataplane
 
-    given: dict[str, Any] = {**flags, "dataplane_v2": True}
-    if config is None:
-        before = observe.settings(client)
-        pods = before.get("podCIDRs") or observe.pod_ranges(client)
-        own: dict[str, Any] = {
-            "name": before.get("clusterName", "cluster"),
-            "routing_mode": before.get("routingMode"),
-            "mtu": before.get("mtu") or None,
-            "masquerade": before.get("masquerade"),
-            "non_masquerade_cidrs": before.get("nonMasqueradeCIDRs"),
-            "admission": observe.admission_mode(client),
-            "pod_cidr": _of_family(pods, 4),
-            "pod_cidr_v6": _of_family(pods, 6),
-            "service_cidr": _of_family(found.service_cidrs, 4),
-            "service_cidr_v6": _of_family(found.service_cidrs, 6),
-            "stack_type": "ipv4-ipv6" if _of_family(pods, 6) else None,
-        }
-        given |= {name: value for name, value in own.items() if given[name] is None or given[name] == ""}
-    return spec_from(config, given)
+    pods = before.get("podCIDRs") or observe.pod_ranges(client)
+    # The pool belongs to nodes' networks that the local provider makes; here it is kept as it is.
+    fields = [field.alias or name for name, field in Dataplane.model_fields.items() if name != "load_balancer_pool"]
+    dataplane = {name: before[name] for name in fields if name in before and (name != "mtu" or before[name])}
+    mode = observe.admission_mode(client)
+    spec: dict[str, Any] = {"dataplane": dataplane | ({"admission": mode} if mode else {})}
+    for family, suffix in ((4, ""), (6, "v6")):
+        own = {"podCIDR": _of_family(pods, family), "serviceCIDR": _of_family(found.service_cidrs, family)}
+        if own["podCIDR"] or family == 4:
+            spec |= {f"{name}{suffix}": network for name, network in own.items() if network}
+            spec |= {"stackType": "ipv4-ipv6"} if family == 6 else {}
+    document = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": before.get("clusterName", "cluster")}, "spec": spec}
+    return spec_from(config, {**flags, "dataplane_v2": True}, document)
 
 
 def _of_family(ranges: Sequence[str], family: int) -> str | None:
@@ -131,7 +126,9 @@ def _findings(client: Client, found: Facts, spec: ClusterSpec, file: str) -> Seq
     return [*gates.check_spec(spec, file), *checked.all_findings()]
 
 
-def _manifests(spec: ClusterSpec, found: Facts, api_server: str | None, images: tuple[str, str]) -> list[Manifest]:
+def _manifests(
+    spec: ClusterSpec, found: Facts, before: Mapping[str, Any], api_server: str | None, images: tuple[str, str]
+) -> list[Manifest]:
     from provisioner.deploy import DeployContext, cluster_dns_addresses, host_resolvers, render_all
 
     server = api_server or found.api_server
@@ -139,14 +136,18 @@ def _manifests(spec: ClusterSpec, found: Facts, api_server: str | None, images: 
         raise errors.UpstreamFailure(
             "the cluster does not say where its nodes reach the API server", remedy="Give it with --api-server.", field="--api-server"
         )
-    settings: DeployContext = DeployContext(
+    pool = spec.dataplane.load_balancer_pool
+    context: DeployContext = DeployContext(
         api_server=server,
         cluster_dns=found.dns_addresses or cluster_dns_addresses(spec),
         anetd_image=images[0],
         coredns_image=images[1],
         upstream_dns=host_resolvers(),
+        load_balancer_pool=before.get("loadBalancerPool", ()) if pool is None else [str(network) for network in pool],
+        attach_mode=before.get("attachMode", "auto"),
+        device=before.get("device", ""),
     )
-    manifests = render_all(spec, settings)
+    manifests = render_all(spec, context)
     return [manifest for manifest in manifests if not (found.foreign_dns and manifest.name == _DNS_MANIFEST)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,8 +35,9 @@ FLAGS: Mapping[str, tuple[tuple[str, ...], str]] = {
 }
 
 
-def spec_from(config: str | None, flags: Mapping[str, Any]) -> ClusterSpec:
+def spec_from(config: str | None, flags: Mapping[str, Any], found: Mapping[str, Any] | None = None) -> ClusterSpec:
     """`flags` holds the values of the parameters named in FLAGS, `labels` and `allow`; None and "" are flags that were not given.
+    `found` is the document that stands in for a file where there is none.
 
     Raises `errors.NotFound` for a file that is not there, and what `load_spec` raises.
     """
@@ -51,6 +53,8 @@ def spec_from(config: str | None, flags: Mapping[str, Any]) -> ClusterSpec:
         overrides += [Override(("spec", "allow", rule), reason, "--allow") for rule, reason in split(flags["allow"]).items()]
     for key, value in label_pairs(flags.get("labels") or []).items():
         overrides.append(Override(("metadata", "labels", key), value, "--label"))
+    if config is None and found is not None:
+        return load_spec(json.dumps(found), source="the cluster", overrides=overrides)
     text = None if config is None else _read(config)
     return load_spec(text, source="stdin" if config == "-" else config or "", overrides=overrides)
 

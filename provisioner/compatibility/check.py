@@ -80,12 +80,23 @@ class Checked:
 
 def check_stream(stream: str | bytes | documents.Readable, file: str, gate: Gate, checked: Checked, *, strict: bool = True) -> None:
     """Every document of a text. `strict`: what is not Kubernetes is an error rather than a note, since it was named to be checked."""
+    found = False
     try:
         for line, value in documents.read(stream):
             if value is not None:
+                found = True
                 _check_value(value, Place(file, getattr(value, "line", line)), gate, checked, strict=strict)
     except documents.Unreadable as problem:
         checked.findings.append(unreadable(Place(file, problem.line), problem.reason))
+        return
+    if strict and not found:
+        checked.findings.append(nothing(Place(file)))
+
+
+def nothing(place: Place) -> Finding:
+    """An empty target is no clean one: whatever should have written it may have failed."""
+    remedy = "See that what writes it succeeds (`set -o pipefail`), or name another target."
+    return Finding(NOT_CHECKED, Severity.ERROR, "", place, "", "There is nothing to check in this.", remedy)
 
 
 def unreadable(place: Place, reason: str) -> Finding:

@@ -59,6 +59,13 @@ class AdmissionMode(StrEnum):
     OFF = "off"
 
 
+class LoadBalancerMode(StrEnum):
+    """Who answers a client outside whose backend is not on the node it asked: that node, or the backend's node directly."""
+
+    SNAT = "snat"
+    DSR = "dsr"
+
+
 class ProviderName(StrEnum):
     """Where clusters are made."""
 
@@ -186,6 +193,19 @@ class Dataplane(_Model):
     admission: Annotated[AdmissionMode, _choice(AdmissionMode)] = Field(
         AdmissionMode.DENY,
         description="What happens to objects that the dataplane would ignore: deny, warn, or off (in the audit log only).",
+    )
+    socket_lb: StrictBool = Field(
+        default=True,
+        alias="socketLB",
+        description="Whether Services are translated at the socket where that is possible, not packet by packet.",
+    )
+    load_balancer_mode: Annotated[LoadBalancerMode, _choice(LoadBalancerMode)] = Field(
+        LoadBalancerMode.SNAT,
+        description="snat: the node that a client outside asked answers it; dsr: the backend's node does, and sees the client's address.",
+    )
+    load_balancer_pool: tuple[CIDR, ...] | None = Field(
+        None,
+        description="Addresses for Services of type LoadBalancer, within the nodes' network; by default a part of it, with [] none.",
     )
 
 

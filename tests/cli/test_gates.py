@@ -94,6 +94,7 @@ def test_check_says_of_a_plan_of_another_format_that_it_was_not_checked(run: Run
 
 
 def test_what_is_no_manifest_is_a_note_in_a_directory_and_an_error_where_it_is_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("# nothing but a comment\n")
     values = tmp_path / "values.yaml"
     values.write_text("replicas: 3\n")
     assert run("check", str(tmp_path)).code == 0
@@ -106,6 +107,16 @@ def test_what_cannot_be_read_ends_with_2_and_says_where(run: Run, monkeypatch: p
     result = run("check", "-", "--output", "json")
     assert result.code == 2
     assert [f["rule"] for f in result.json["findings"]] == ["unreadable"]
+
+
+@pytest.mark.parametrize("content", [b"", b"---\n# only a comment\n---\n"])
+def test_nothing_to_check_is_an_error_as_of_a_pipe_whose_writer_failed(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
+) -> None:
+    pipe(monkeypatch, content)
+    result = run("check", "-", "--output", "json")
+    assert (result.code, [f["rule"] for f in result.json["findings"]]) == (2, ["not-checked"])
+    assert run("check", str(tmp_path)).code == 2
 
 
 def test_a_rule_passes_with_a_reason_and_not_without(run: Run, manifests: Path) -> None:

@@ -266,17 +266,17 @@ def test_what_may_not_be_read_is_named_and_ends_with_2(cluster: Cluster, tmp_pat
     assert "networking.k8s.io/NetworkPolicy" in {item["object"] for item in found}
 
 
-def test_what_was_allowed_is_recorded_on_the_cluster_and_no_longer_refused(cluster: Cluster) -> None:
+def test_what_was_allowed_is_recorded_on_the_cluster_and_no_longer_refused(cluster: Cluster, tmp_path: Path) -> None:
     """It changes the cluster's policies, and puts them back."""
-    common = (cluster.provisioner, "create-cluster", cluster.name, "--dataplane-v2", "--no-kubeconfig", "--timeout", "5m")
-    described = cluster.describe()["spec"]
-    routing = described["spec"]["dataplane"]["routingMode"]
+    config = tmp_path / "spec.json"
+    config.write_text(json.dumps(cluster.describe()["spec"]))
+    again = (cluster.provisioner, "create-cluster", "--config", str(config), "--dataplane-v2", "--no-kubeconfig", "--timeout", "5m")
     try:
-        run(*common, "--routing-mode", routing, "--allow", "sctp-service=for this test", timeout=330)
+        run(*again, "--allow", "sctp-service=for this test", timeout=330)
         assert cluster.describe()["spec"]["spec"]["allow"] == {"sctp-service": "for this test"}
         recorded = cluster.get("configmap", "provisioner-gates", "-n", "kube-system")["data"]["allowed"]
         assert json.loads(recorded) == {"sctp-service": "for this test"}
         eventually(lambda: create(cluster, CASES["sctp-service"]["trips"]).returncode == 0, within=60, what="the Service is taken")
     finally:
-        run(*common, "--routing-mode", routing, timeout=330)
+        run(*again, timeout=330)
     eventually(lambda: create(cluster, CASES["sctp-service"]["trips"]).returncode != 0, within=60, what="the Service is refused again")
