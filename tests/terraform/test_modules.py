@@ -62,6 +62,13 @@ def test_the_compatibility_example_refuses_what_the_matrix_refuses(shared_plugin
     shared_plugins.run(directory, "plan", '-var=features=["l7-http"]', "-var=dataplane=cilium")
 
 
+def test_the_provider_imports_nothing_of_the_tool() -> None:
+    """Their environments cannot be one. The import contracts do not see this package, which is not installed beside the tool."""
+    for source in (ROOT / "terraform" / "provider").rglob("*.py"):
+        imported = re.findall(r"^\s*(?:from|import) (\w+)", source.read_text(), re.MULTILINE)
+        assert not {"provisioner", "agent", "tests"} & set(imported), source
+
+
 def test_a_checkout_that_moved_is_initialised_anew(terraform: Terraform, tmp_path: Path) -> None:
     """The provider's hash is its launcher's, which names the checkout."""
     mirror = tmp_path / "mirror"
