@@ -57,6 +57,12 @@ class Conflict(ProvisionerError):
     id, exit_code = "conflict", 5
 
 
+class ClusterBusy(Conflict):
+    """Another command works on the cluster. Nothing is wrong with what was asked for; it has to wait."""
+
+    id = "cluster-busy"
+
+
 class NotFound(ProvisionerError):
     """What is named is not there."""
 
