@@ -97,11 +97,16 @@ def cluster_text(info: ClusterInfo) -> str:
     return text
 
 
+def error_data(error: errors.ProvisionerError) -> dict[str, Any]:
+    """An error in JSON's types; `details` only where there are some."""
+    body = {"id": error.id, "exitCode": error.exit_code, "message": error.message, "remedy": error.remedy, "field": error.field}
+    return body | ({"details": [dict(detail) for detail in error.details]} if error.details else {})
+
+
 def emit_error(error: errors.ProvisionerError, output: Format) -> None:
     """Tell what is wrong and the way out, on stderr."""
     if output is Format.JSON:
-        body = {"id": error.id, "exitCode": error.exit_code, "message": error.message, "remedy": error.remedy, "field": error.field}
-        note(json.dumps({"error": body}))
+        note(json.dumps({"error": error_data(error)}))
         return
     note(f"error: {error.message}")
     if error.remedy:

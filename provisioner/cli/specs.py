@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from provisioner import errors
+from provisioner.cli.gke_flags import document_values
 from provisioner.cli.options import label_pairs
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ FLAGS: Mapping[str, tuple[tuple[str, ...], str]] = {
 
 
 def spec_from(config: str | None, flags: Mapping[str, Any]) -> ClusterSpec:
-    """`flags` holds the values of the parameters named in FLAGS, and `labels`; None and "" are flags that were not given.
+    """`flags` holds the values of the parameters named in FLAGS, `labels` and `gke`; None and "" are flags that were not given.
 
     Raises `errors.NotFound` for a file that is not there, and what `load_spec` raises.
     """
@@ -46,6 +47,12 @@ def spec_from(config: str | None, flags: Mapping[str, Any]) -> ClusterSpec:
         overrides.append(Override(FLAGS["masquerade"][0], False, "--no-masquerade"))
     for key, value in label_pairs(flags.get("labels") or []).items():
         overrides.append(Override(("metadata", "labels", key), value, "--label"))
+    if flags.get("expires_at") is not None:
+        from provisioner.providers.gke.differences import EXPIRY_LABEL
+
+        overrides.append(Override(("metadata", "labels", EXPIRY_LABEL), str(flags["expires_at"]), "--ttl"))
+    for field, (value, flag) in document_values(flags.get("gke") or {}).items():
+        overrides.append(Override(("spec", "gke", field), value, flag))
     text = None if config is None else _read(config)
     return load_spec(text, source="stdin" if config == "-" else config or "", overrides=overrides)
 

@@ -56,16 +56,20 @@ class Client:
     No request takes longer than `request_seconds`, nor (but for a moment) than the deadline allows.
     """
 
-    def __init__(self, access: Access, deadline: Deadline | None = None, request_seconds: float = _REQUEST_SECONDS) -> None:
+    def __init__(
+        self, access: Access, deadline: Deadline | None = None, request_seconds: float = _REQUEST_SECONDS, token: str = ""
+    ) -> None:
+        """`token` is the identity where there is no client certificate."""
         from kubernetes.client import ApiClient, Configuration
 
-        self._deadline, self._request_seconds = deadline, request_seconds
+        self._deadline, self._request_seconds, self._token = deadline, request_seconds, token
         descriptor = _in_memory(f"{access.client_certificate.rstrip()}\n{access.client_key}")
         self._forget_key = weakref.finalize(self, os.close, descriptor)
         # Whoever calls knows whether and how long to try again.
-        configuration = Configuration(host=access.server.rstrip("/"), ca_cert_data=access.ca_certificate, retries=False)
-        configuration.cert_file = f"/proc/self/fd/{descriptor}"
-        configuration.proxy = None  # the nodes' network is on this machine, whatever the environment says of the world outside
+        configuration = Configuration(host=access.server.rstrip("/"), ca_cert_data=access.ca_certificate or None, retries=False)
+        if access.client_certificate:
+            configuration.cert_file = f"/proc/self/fd/{descriptor}"
+            configuration.proxy = None  # the nodes' network is on this machine, whatever the environment says of the world outside
         self._api = ApiClient(configuration)
         self._api.user_agent = f"provisioner/{__version__}"
 
@@ -100,6 +104,7 @@ class Client:
         from urllib3.exceptions import ProtocolError
 
         headers = {"Accept": "application/json"} | ({"Content-Type": _APPLY} if body is not None else {})
+        headers |= {"Authorization": f"Bearer {self._token}"} if self._token else {}
         request = self._api.param_serialize(method, path, query_params=list(query.items()), header_params=headers, body=body)
         try:
             status, content = self._exchange(request)

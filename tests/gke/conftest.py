@@ -1,0 +1,78 @@
+"""The command line in this process, against a GKE of the tests', with a home and a state of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provisioner.cli import main
+from provisioner.providers.gke import api, create, verify
+from tests.fakes.gke import Core, RestServer
+
+PROJECT, LOCATION = "demo", "us-central1"
+PLACE = ("--provider", "gke", "--project", PROJECT, "--location", LOCATION)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left: its exit code and both streams."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        return json.loads(self.err.splitlines()[-1])["error"]
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def core() -> Core:
+    return Core()
+
+
+@pytest.fixture
+def server(core: Core) -> Iterator[RestServer]:
+    with RestServer(core) as rest:
+        yield rest
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An environment that knows no cloud, and quick polls."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in list(os.environ):
+        if name.startswith(("CLOUDSDK_", "GOOGLE_", "GITHUB_", "CI_", "BUILD_ID")) or name in {"KUBECONFIG", "SUDO_UID", "XDG_STATE_HOME"}:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(create, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(verify, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(verify, "UNREACHABLE_SECONDS", 0.3)
+    monkeypatch.setattr(api, "_FIRST_PAUSE", 0.02)
+    return home
+
+
+@pytest.fixture
+def run(home: Path, server: RestServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.setenv(api.ENDPOINT_VARIABLE, server.url)
+
+    def call(*arguments: str) -> Result:
+        code = main.main(list(arguments))
+        out, err = capsys.readouterr()
+        return Result(code, out, err)
+
+    return call
