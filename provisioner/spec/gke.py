@@ -84,6 +84,7 @@ _PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z0-9-]+")
 _LABEL_KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
 _TAINT = re.compile(r"([^=:]+)=([^=:]*):([A-Za-z]+)")
+_SCOPE = re.compile(r"https://\S+|gke-default|cloud-platform")
 _DISK = re.compile(r"(\d+)(GB|GiB|TB|TiB)?")
 
 
@@ -159,6 +160,7 @@ Switch = StrictBool | None
 Range = Annotated[StrictStr, BeforeValidator(_range)]
 Network = Annotated[StrictStr, BeforeValidator(_network)]
 Taint = Annotated[StrictStr, _matching(_TAINT, "a taint", "dedicated=infra:NoSchedule")]
+Scope = Annotated[StrictStr, _matching(_SCOPE, "a scope", "gke-default, cloud-platform or https://www.googleapis.com/auth/NAME")]
 Gigabytes = Annotated[StrictInt, BeforeValidator(_gigabytes)]
 
 
@@ -177,7 +179,7 @@ class _Nodes(Model):
     spot: Switch = Field(None, description="Spot machines.")
     preemptible: Switch = Field(None, description="Preemptible machines.")
     service_account: Text = Field(None, description="That the nodes run as.")
-    scopes: tuple[StrictStr, ...] | None = Field(None, description="OAuth scopes: full URLs, or gke-default.")
+    scopes: tuple[Scope, ...] | None = Field(None, description="OAuth scopes: full URLs, or gke-default.")
     workload_metadata: Annotated[Word, _word("workloadMetadata")] | None = Field(None, description="What pods see as metadata server.")
     shielded_secure_boot: Switch = Field(None, description="Secure boot of shielded nodes.")
     shielded_integrity_monitoring: Switch = Field(None, description="Integrity monitoring of shielded nodes.")

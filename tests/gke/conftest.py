@@ -14,6 +14,7 @@ import pytest
 from provisioner.cli import main
 from provisioner.providers.gke import api, create, verify
 from tests.fakes.gke import Core, RestServer
+from tests.fakes.kubernetes import Kubernetes
 
 PROJECT, LOCATION = "demo", "us-central1"
 PLACE = ("--provider", "gke", "--project", PROJECT, "--location", LOCATION)
@@ -40,8 +41,15 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def core() -> Core:
-    return Core()
+def kubernetes() -> Iterator[Kubernetes]:
+    """The API server of the clusters that are made."""
+    with Kubernetes() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def core(kubernetes: Kubernetes) -> Core:
+    return Core(endpoint=kubernetes.endpoint, ca_certificate=kubernetes.encoded_authority)
 
 
 @pytest.fixture
@@ -62,6 +70,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(create, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(verify, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(verify, "UNREACHABLE_SECONDS", 0.3)
+    monkeypatch.setattr(verify, "LOOK_SECONDS", 2.0)
     monkeypatch.setattr(api, "_FIRST_PAUSE", 0.02)
     return home
 

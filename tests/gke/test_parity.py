@@ -45,7 +45,7 @@ def bodies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[
 
 
 @needs_gcloud
-@pytest.mark.parametrize(("index", "case"), enumerate(CASES), ids=[case["row"] for case in CASES])
+@pytest.mark.parametrize(("index", "case"), list(enumerate(CASES)), ids=[case["row"] for case in CASES])
 def test_gcloud_and_provisioner_send_equal_bodies(
     index: int, case: dict[str, Any], bodies: dict[str, Any], home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

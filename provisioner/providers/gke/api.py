@@ -69,8 +69,6 @@ class Api:
 
     def create(self, request: Json, deadline: Deadline) -> Json:
         """Ask for a cluster; the operation. Raises `AlreadyThere`."""
-        from google.api_core import exceptions
-
         message = self._message(self._types.CreateClusterRequest, request)
         unanswered = False
 
@@ -78,9 +76,9 @@ class Api:
             nonlocal unanswered
             try:
                 return self.client.create_cluster(request=message, retry=None, timeout=seconds)
-            except exceptions.AlreadyExists:
-                raise AlreadyThere(perhaps_ours=unanswered) from None
             except Exception as error:
+                if faults.is_already_there(error):
+                    raise AlreadyThere(perhaps_ours=unanswered) from None
                 unanswered = unanswered or faults.is_unanswered(error)
                 raise
 

@@ -58,7 +58,7 @@ class Creation:
         ]
         if logging is not None:
             steps.append(Step("apply-logging", "Apply NetworkLogging", self._log, self._logs))
-        steps.append(Step("verify-dataplane", "Look for anetd on every node", self._verify))
+        steps.append(Step("verify-dataplane", "Look for anetd on every node", self._verify, self._is_verified))
         return Plan("create", self._spec.name, steps, self._request)
 
     # ---- the request ----
@@ -74,7 +74,7 @@ class Creation:
                     f"{self._spec.name} was there a moment ago and is gone", remedy="Run the same command again."
                 ) from None
             refuse_differing(self._request, cluster)
-            self._remember(ours=there.perhaps_ours)
+            self._remember(ours=there.perhaps_ours, requested_at=self._record.requested_at if there.perhaps_ours else 0.0)
             progress("it is there already, and as asked for" if not there.perhaps_ours else "GKE has it from an earlier try")
             return
         self._remember(operation=operation["name"], ours=True)
@@ -90,6 +90,8 @@ class Creation:
 
     def _wait(self, deadline: Deadline, progress: Progress) -> None:
         operation = self._find_operation(deadline)
+        if self._found is not None:
+            self._adopt(self._found)
         line = ""
         while True:
             cluster: Json | None = None
@@ -112,26 +114,21 @@ class Creation:
             self._pause(min(POLL_SECONDS, max(0.01, deadline.remaining())))
 
     def _find_operation(self, deadline: Deadline) -> Json | None:
-        """The operation that makes the cluster: the one remembered, or GKE's own list knows it."""
+        """The operation that makes the cluster: the one remembered, or the one that GKE's own list has."""
         name = self._record.operation
         if not name:
             for operation in self._api.operations(self._parent, deadline):
                 target = str(operation.get("targetLink", ""))
                 if operation.get("operationType") == "CREATE_CLUSTER" and target.endswith(self._name) and operation.get("status") != "DONE":
                     name = operation["name"]
-        if not name:
-            return None
-        self._adopt(name, deadline)
-        return {"name": name}
+                    self._remember(operation=name)
+        return {"name": name} if name else None
 
-    def _adopt(self, operation: str, deadline: Deadline) -> None:
-        """A command that was killed between its request and the answer to it left a record without an operation."""
-        if self._record.operation:
-            return
-        cluster = self._api.cluster(self._name, deadline)
-        created = _seconds(cluster.get("createTime", "")) if cluster else 0.0
+    def _adopt(self, cluster: Json) -> None:
+        """A command that was killed between its request and the answer left a record that does not say whether it made the cluster."""
         asked = self._record.requested_at
-        self._remember(operation=operation, ours=self._record.ours or 0 < asked <= created + _CLOCK_SKEW_SECONDS)
+        if asked and not self._record.ours and _seconds(cluster.get("createTime", "")) >= asked - _CLOCK_SKEW_SECONDS:
+            self._remember(ours=True)
 
     def _refuse_broken(self, cluster: Json | None, operation: Json | None) -> None:
         if cluster is None:
@@ -160,9 +157,13 @@ class Creation:
             self._found = self._api.cluster(self._name, deadline)
         return self._found or {}
 
+    def _noted(self, what: str) -> bool:
+        """Whether an earlier run has seen it; then a look is enough to see that it still holds."""
+        return self._is_running() and what in (self._record.verified or {})
+
     def _logs(self) -> bool | None:
         logging = self._spec.gke.network_logging
-        return self._is_running() and logging is not None and self._kubernetes(self._found or {}).logging_is(logging) or None
+        return self._noted("networkLogging") and logging is not None and self._kubernetes(self._found or {}).logging_is(logging) or None
 
     def _log(self, deadline: Deadline, progress: Progress) -> None:
         logging = self._spec.gke.network_logging
@@ -177,11 +178,18 @@ class Creation:
             ) from None
         self._note("networkLogging", applied)
 
+    def _is_verified(self) -> bool | None:
+        return self._noted("anetd") and self._kubernetes(self._found or {}).agent_is_ready(self._least(self._found or {})) or None
+
+    def _least(self, cluster: Json) -> int:
+        """Autopilot makes nodes when there are pods for them."""
+        return 0 if self._spec.gke.autopilot else int(cluster.get("currentNodeCount", 0))
+
     def _verify(self, deadline: Deadline, progress: Progress) -> None:
         cluster = self._cluster(deadline)
-        least = 0 if self._spec.gke.autopilot else int(cluster.get("currentNodeCount", 0))
+        self._adopt(cluster)
         try:
-            seen: Mapping[str, Any] = {"verified": True, **self._kubernetes(cluster).wait_agent(least, deadline, progress)}
+            seen: Mapping[str, Any] = {"verified": True, **self._kubernetes(cluster).wait_agent(self._least(cluster), deadline, progress)}
         except Unreachable as error:
             if not is_shielded(cluster):
                 raise errors.UpstreamFailure(

@@ -56,6 +56,11 @@ def is_unanswered(error: BaseException) -> bool:
     return bool(kinds(error) & _UNANSWERED) and not kinds(error) & {"RefreshError", "DefaultCredentialsError"}
 
 
+def is_already_there(error: BaseException) -> bool:
+    """Over REST the status alone is known, and it is also that of an aborted request."""
+    return "AlreadyExists" in kinds(error) or ("Conflict" in kinds(error) and "already exists" in said(error).lower())
+
+
 def may_be_retried(error: BaseException) -> bool:
     """Whether the same question may be answered in a moment. A quota of resources is not a limit of the rate."""
     if "TooManyRequests" in kinds(error) or "ResourceExhausted" in kinds(error):
@@ -79,14 +84,14 @@ def _rule(names: str, kind: type[errors.ProvisionerError], remedy: str, pattern:
 
 _RULES: Sequence[_Rule] = (
     _rule(
+        "RefreshError Unauthorized Unauthenticated InvalidOperation",
+        errors.CredentialsExpired,
+        "Run: gcloud auth application-default login; in CI, ask for a new token.",
+    ),
+    _rule(
         "DefaultCredentialsError",
         errors.CredentialsMissing,
         "Run: gcloud auth application-default login; or set GOOGLE_APPLICATION_CREDENTIALS to a key's file.",
-    ),
-    _rule(
-        "RefreshError Unauthorized Unauthenticated",
-        errors.CredentialsExpired,
-        "Run: gcloud auth application-default login; in CI, ask for a new token.",
     ),
     _rule("Forbidden PermissionDenied", errors.ApiDisabled, "Run: gcloud services enable container.googleapis.com", _DISABLED),
     _rule("Forbidden PermissionDenied TooManyRequests ResourceExhausted", errors.QuotaExceeded, "Ask for a higher quota, take fewer or "

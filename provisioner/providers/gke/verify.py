@@ -21,6 +21,8 @@ _LOGGING_PATH = "/apis/networking.gke.io/v1alpha1/networkloggings/default"
 _FIELD_MANAGER = "provisioner"
 # How often a cluster that has just come up is looked at.
 POLL_SECONDS = 1.0
+# One request of a look that nobody waits for.
+LOOK_SECONDS = 5.0
 # An API server that never answered within this is not reachable from here; GKE has said that it runs.
 UNREACHABLE_SECONDS = 60.0
 
@@ -51,30 +53,33 @@ class Kubernetes:
         return wanted
 
     def logging_is(self, logging: NetworkLogging) -> bool:
-        with Client(self._credentials, request_seconds=5.0, token=self._token()) as client:
+        wanted = logging_spec(logging)["cluster"]
+        return bool(self._once(lambda client: client.get(_LOGGING_PATH).get("spec", {}).get("cluster") == wanted))
+
+    def _once(self, look: Callable[[Client], Any]) -> Any:
+        """What a look says, or None where nobody answers."""
+        with Client(self._credentials, request_seconds=LOOK_SECONDS, token=self._token()) as client:
             try:
-                return bool(client.get(_LOGGING_PATH).get("spec", {}).get("cluster") == logging_spec(logging)["cluster"])
+                return look(client)
             except (ApiError, UnavailableError):
-                return False
+                return None
 
     def wait_agent(self, least: int, deadline: Deadline, progress: Progress) -> Mapping[str, Any]:
         """Until anetd is ready on every Linux node, of which there are `least` or more; how many that are."""
         seen: dict[str, int] = {}
 
         def look(client: Client) -> tuple[bool, str]:
-            nodes = {node["metadata"]["name"] for node in client.get("/api/v1/nodes")["items"] if _is_linux(node)}
-            pods = client.get(f"/api/v1/namespaces/{NAMESPACE}/pods", labelSelector=AGENT_PODS)["items"]
-            ready = {pod["spec"].get("nodeName") for pod in pods if _is_ready(pod)}
-            status = client.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/{AGENT}").get("status", {})
-            late = sorted(nodes - ready)
-            scheduled = status.get("desiredNumberScheduled", 0)
-            seen.update(nodes=len(nodes), ready=len(nodes) - len(late))
-            told = f"{AGENT} is ready on {len(nodes) - len(late)} of {max(len(nodes), least)} nodes"
-            done = not late and len(nodes) >= least and scheduled >= len(nodes) and status.get("numberReady", 0) >= scheduled
+            done, nodes, late = _agent(client, least)
+            seen.update(nodes=nodes, ready=nodes - len(late))
+            told = f"{AGENT} is ready on {nodes - len(late)} of {max(nodes, least)} nodes"
             return done, told + (f"; not yet on {', '.join(late[:5])}" if late else "")
 
         self._until(look, f"waiting for {AGENT}", deadline, progress)
         return dict(seen)
+
+    def agent_is_ready(self, least: int) -> bool:
+        """The same in one look."""
+        return bool(self._once(lambda client: _agent(client, least)[0]))
 
     def _until(self, look: Callable[[Client], tuple[bool, str]], doing: str, deadline: Deadline, progress: Progress) -> None:
         line, answered, began = "", False, time.monotonic()
@@ -102,6 +107,17 @@ class Kubernetes:
                 return
             deadline.check(f"{doing}: {line}")
             self._pause(min(POLL_SECONDS, max(0.01, deadline.remaining())))
+
+
+def _agent(client: Client, least: int) -> tuple[bool, int, list[str]]:
+    """Whether anetd is ready everywhere, the number of Linux nodes, and those where it is not."""
+    nodes = {node["metadata"]["name"] for node in client.get("/api/v1/nodes")["items"] if _is_linux(node)}
+    pods = client.get(f"/api/v1/namespaces/{NAMESPACE}/pods", labelSelector=AGENT_PODS)["items"]
+    ready = {pod["spec"].get("nodeName") for pod in pods if _is_ready(pod)}
+    status = client.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/{AGENT}").get("status", {})
+    scheduled, late = status.get("desiredNumberScheduled", 0), sorted(nodes - ready)
+    done = not late and len(nodes) >= least and scheduled >= len(nodes) and status.get("numberReady", 0) >= scheduled
+    return done, len(nodes), late
 
 
 def logging_spec(logging: NetworkLogging) -> dict[str, Any]:
