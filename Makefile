@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON := .venv/bin/python
-FAST := tests/unit tests/cli tests/local tests/datapath
+FAST := tests/unit tests/cli tests/gke tests/local tests/datapath
 # Namespaces, links, bpf(2) and clusters need root; the caller's HOME keeps the cache in one place.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HOME,XDG_CACHE_HOME,PATH)
 PYTEST := $(PYTHON) -m pytest

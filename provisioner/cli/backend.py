@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from provisioner import errors
 from provisioner.cli.output import Format, emit
@@ -38,9 +38,7 @@ def open_provider(
     if name == GKE:
         return open_gke(project, location, limit)
     if name != DEFAULT_PROVIDER:
-        raise errors.SpecInvalid(
-            f"there is no provider {name!r}", remedy=f"Use {DEFAULT_PROVIDER} or {GKE}.", field="spec.provider"
-        )
+        raise errors.SpecInvalid(f"there is no provider {name!r}", remedy=f"Use {DEFAULT_PROVIDER} or {GKE}.", field="spec.provider")
     if project is not None or location is not None:
         flag = "--project" if project is not None else "--location"
         raise errors.Usage(f"{flag} is for provider gke", remedy="Add --provider gke, or leave it out.", field=flag)
@@ -69,14 +67,16 @@ def open_gke(project: str | None, location: str | None, limit: TimeLimit | None)
 
 def provider_of(cluster: str, provider: str | None, project: str | None, location: str | None, limit: TimeLimit | None = None) -> Provider:
     """The provider of a cluster that is named: the one given, or gke where only this user's memory of GKE knows the name, else local."""
-    if provider is None and os.geteuid() != 0 or provider == GKE or project is not None:
+    if (provider is None and os.geteuid() != 0) or provider == GKE or project is not None:
         from provisioner.providers.gke import memory
 
         known = memory.remembered(memory.state_root(), cluster)
         fitting = [r for r in known if (project is None or r.project == project) and (location is None or r.location == location)]
         if len(fitting) > 1 and location is None:
             places = ", ".join(f"{record.location} of project {record.project}" for record in fitting)
-            raise errors.Usage(f"{cluster} is in several places: {places}", remedy="Say which with --project and --location.", field="--location")
+            raise errors.Usage(
+                f"{cluster} is in several places: {places}", remedy="Say which with --project and --location.", field="--location"
+            )
         if len(fitting) == 1:
             return open_provider(GKE, project=fitting[0].project, location=fitting[0].location, limit=limit)
     return open_provider(provider or DEFAULT_PROVIDER, project=project, location=location, limit=limit)
@@ -106,7 +106,7 @@ def show_plan(plan: Plan, output: Format) -> int:
 
     surveyed = survey(plan)
     steps = [{"id": step.id, "title": step.title, "status": status.value, "details": list(step.details)} for step, status in surveyed]
-    data = {"verb": plan.verb, "cluster": plan.cluster, "steps": steps}
+    data: dict[str, Any] = {"verb": plan.verb, "cluster": plan.cluster, "steps": steps}
     if plan.request is not None:
         data["request"] = plan.request
     words = {Status.TODO: "to do", Status.DONE: "already there", Status.UNKNOWN: "to do, if needed then"}

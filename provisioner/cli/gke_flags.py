@@ -36,7 +36,7 @@ class Flag:
 
     name: str
     kind: Kind
-    help: str
+    text: str
     names: tuple[str, ...] = ()
     metavar: str | None = None
 
@@ -62,8 +62,8 @@ class Flag:
     def parameter(self) -> inspect.Parameter:
         """For Typer."""
         types: Mapping[Kind, Any] = {Kind.NUMBER: int | None, Kind.SWITCH: bool | None, Kind.OPPOSED: bool | None}
-        option = typer.Option(*self.flags, help=self.help, metavar=self.metavar, show_default=False)
-        annotation = Annotated[types.get(self.kind, str | None), option]
+        option = typer.Option(*self.flags, help=self.text, metavar=self.metavar, show_default=False)
+        annotation: Any = Annotated[types.get(self.kind, str | None), option]
         return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
@@ -166,7 +166,7 @@ def with_gke_flags(command: Callable[..., None]) -> Callable[..., None]:
 
     wrapped.__signature__ = signature.replace(parameters=[*own, *(flag.parameter() for flag in GKE_FLAGS)])  # type: ignore[attr-defined]
     wrapped.__annotations__ = {"return": None}
-    del wrapped.__wrapped__  # type: ignore[attr-defined]
+    del wrapped.__wrapped__
     return wrapped
 
 

@@ -83,9 +83,9 @@ class Report:
         }
 
     def junit(self) -> str:
-        from xml.etree import ElementTree as Tree
+        from xml.etree import ElementTree as ET
 
-        root = Tree.Element("testsuites", name="provisioner create-cluster")
+        root = ET.Element("testsuites", name="provisioner create-cluster")
         for suite in (GATES, STEPS, COMMAND):
             cases = [case for case in self.cases if case.suite == suite]
             if not cases:
@@ -95,15 +95,15 @@ class Report:
                 "skipped": sum(bool(case.skipped) for case in cases),
             }  # fmt: skip
             seconds = f"{sum(case.seconds for case in cases):.3f}"
-            node = Tree.SubElement(root, "testsuite", {"name": suite, "time": seconds} | {key: str(value) for key, value in counts.items()})
+            node = ET.SubElement(root, "testsuite", {"name": suite, "time": seconds} | {key: str(value) for key, value in counts.items()})
             for case in cases:
-                entry = Tree.SubElement(node, "testcase", classname=f"{suite}.{self.name}", name=case.name, time=f"{case.seconds:.3f}")
+                entry = ET.SubElement(node, "testcase", classname=f"{suite}.{self.name}", name=case.name, time=f"{case.seconds:.3f}")
                 if case.failure:
-                    Tree.SubElement(entry, "failure", message=case.failure.splitlines()[0]).text = case.failure
+                    ET.SubElement(entry, "failure", message=case.failure.splitlines()[0]).text = case.failure
                 elif case.skipped:
-                    Tree.SubElement(entry, "skipped", message=case.skipped)
-        Tree.indent(root)
-        return '<?xml version="1.0" encoding="UTF-8"?>\n' + Tree.tostring(root, encoding="unicode") + "\n"
+                    ET.SubElement(entry, "skipped", message=case.skipped)
+        ET.indent(root)
+        return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
 @contextlib.contextmanager

@@ -37,8 +37,7 @@ def sweep(
     provider = backend.open_gke(project, location, limit)
     found = sorted(provider.expired(time.time()), key=lambda item: -item[1])
     rows = [
-        {"name": info.name, "location": info.details["location"], "expired": info.details["expires"], "deleted": False}
-        for info, _ in found
+        {"name": info.name, "location": info.details["location"], "expired": info.details["expires"], "deleted": False} for info, _ in found
     ]
     if dry_run or not rows:
         _print(rows, output)

@@ -1,24 +1,20 @@
 """The part of a document that is for GKE alone, in gcloud's words: `--enable-fqdn-network-policy` is `enableFqdnNetworkPolicy`. Pure.
 
 A field that is left out is left out of the request, and GKE's default holds; so `None` and `False` differ. A word that GKE has and this
-project has not met yet can be given by its number in the API, and is passed on. `gke_problems` says what gcloud itself would refuse
-before it asks GKE; which features go together is for the compatibility gates.
+project has not met yet can be given by its number in the API, and is passed on. What gcloud itself would refuse before it asks GKE
+is in `gke_checks`; which features go together is for the compatibility gates.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr
 
 from provisioner.spec.fields import Model, invalid
-from provisioner.spec.networks import Problem
-
-if TYPE_CHECKING:
-    from provisioner.spec.models import ClusterSpec
 
 DEFAULT_POOL: Final = "default-pool"
 DEFAULT_NUM_NODES: Final = 3
@@ -81,8 +77,6 @@ ADDONS: Final[Mapping[str, str]] = {
 
 _LOCATION = re.compile(r"[a-z]+(-[a-z0-9]+){1,3}")
 _PROJECT = re.compile(r"([a-z0-9.-]+:)?[a-z0-9-]+")
-_LABEL_KEY = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-_LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
 _TAINT = re.compile(r"([^=:]+)=([^=:]*):([A-Za-z]+)")
 _SCOPE = re.compile(r"https://\S+|gke-default|cloud-platform")
 _DISK = re.compile(r"(\d+)(GB|GiB|TB|TiB)?")
@@ -164,7 +158,7 @@ Scope = Annotated[StrictStr, _matching(_SCOPE, "a scope", "gke-default, cloud-pl
 Gigabytes = Annotated[StrictInt, BeforeValidator(_gigabytes)]
 
 
-class _Nodes(Model):
+class Nodes(Model):
     """What the nodes of a pool are; said for GKE as a whole, it is the default pool's."""
 
     machine_type: Text = Field(None, description="Compute Engine's machine type.")
@@ -198,7 +192,7 @@ class _Nodes(Model):
     node_version: Text = Field(None, description="Kubernetes of the nodes; by default the control plane's.")
 
 
-class NodePool(_Nodes):
+class NodePool(Nodes):
     """One of `nodePools`."""
 
     name: StrictStr = Field(description="Unique in the cluster.", pattern=r"^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$")
@@ -227,7 +221,7 @@ class NetworkLogging(Model):
     deny: LogRule = Field(default_factory=LogRule, description="Connections that policies deny.")
 
 
-class Gke(_Nodes):
+class Gke(Nodes):
     """Where the cluster is made, and with which of GKE's features. Each field is the flag of `gcloud container clusters create`."""
 
     project: Annotated[StrictStr, _matching(_PROJECT, "a project's id", "my-project-1")] | None = Field(
@@ -264,9 +258,7 @@ class Gke(_Nodes):
     enable_cilium_clusterwide_network_policy: Switch = Field(None, description="CiliumClusterwideNetworkPolicy.")
     in_transit_encryption: Annotated[Word, _word("inTransitEncryption")] | None = Field(None, description="Between nodes, by WireGuard.")
     enable_dataplane_v2_metrics: Switch = Field(None, alias="enableDataplaneV2Metrics", description="Dataplane V2 metrics.")
-    enable_dataplane_v2_flow_observability: Switch = Field(
-        None, alias="enableDataplaneV2FlowObservability", description="Hubble relay."
-    )
+    enable_dataplane_v2_flow_observability: Switch = Field(None, alias="enableDataplaneV2FlowObservability", description="Hubble relay.")
     enable_multi_networking: Switch = Field(None, description="Pods with several networks.")
     enable_intra_node_visibility: Switch = Field(None, description="Traffic within a node passes the VPC's flow logs and firewall.")
     enable_l4_ilb_subsetting: Switch = Field(None, description="Internal load balancers over a subset of nodes. Cannot be undone.")
@@ -294,129 +286,3 @@ class Gke(_Nodes):
     enable_shielded_nodes: Switch = Field(None, description="Shielded nodes.")
     enable_vertical_pod_autoscaling: Switch = Field(None, description="Vertical Pod Autoscaling.")
     enable_image_streaming: Switch = Field(None, description="Image streaming.")
-
-
-# What only an alias cluster can have (Autopilot is always one), in gcloud's own checks.
-_NEED_ALIAS = (
-    "services_ipv4_cidr", "create_subnetwork", "cluster_secondary_range_name", "services_secondary_range_name", "ipv6_access_type",
-    "enable_private_nodes", "default_max_pods_per_node", "max_pods_per_node", "disable_default_snat",
-)  # fmt: skip
-_NEED_PRIVATE_NODES = ("enable_private_endpoint", "master_ipv4_cidr", "disable_default_snat")
-_NEED_AUTOSCALING = ("min_nodes", "max_nodes", "total_min_nodes", "total_max_nodes", "location_policy")
-# create-auto has no words for these: the nodes are GKE's.
-_AUTOPILOT_LACKS = (
-    *(name for name in _Nodes.model_fields if name not in {"service_account", "scopes"}),
-    "node_pools", "node_locations", "enable_ip_alias", "default_max_pods_per_node",
-)  # fmt: skip
-# Of the rest of the document, what is for clusters on this machine.
-_LOCAL_ONLY = {
-    "kubernetes_version": ("kubernetesVersion", "spec.gke.clusterVersion (--cluster-version)"),
-    "pod_cidr": ("podCIDR", "spec.gke.clusterIpv4Cidr (--cluster-ipv4-cidr)"),
-    "service_cidr": ("serviceCIDR", "spec.gke.servicesIpv4Cidr (--services-ipv4-cidr)"),
-    "pod_cidr_v6": ("podCIDRv6", ""),
-    "service_cidr_v6": ("serviceCIDRv6", ""),
-    "node_subnet": ("nodeSubnet", "spec.gke.subnetwork (--subnetwork)"),
-}
-
-
-def gke_problems(spec: ClusterSpec) -> Iterable[Problem]:
-    """What can be told of a spec for GKE without asking it: the checks that gcloud makes."""
-    yield from _names(spec)
-    yield from _not_for_gke(spec)
-    gke = spec.gke
-    given = _given(gke)
-    stack = {"stack_type"} if "stack_type" in spec.body.model_fields_set else set()
-    if gke.autopilot:
-        for name in _AUTOPILOT_LACKS:
-            if name in given:
-                yield _problem(name, "is not for an Autopilot cluster, whose nodes GKE makes", "Leave it out, or leave autopilot out.")
-        if "num_nodes" in spec.body.model_fields_set:
-            yield Problem(("spec", "numNodes"), "is not for an Autopilot cluster, whose nodes GKE makes", "Leave it out.")
-    elif not gke.enable_ip_alias:
-        yield from _needs(given, _NEED_ALIAS, "enableIpAlias")
-        if stack:
-            yield Problem(("spec", "stackType"), "needs enableIpAlias", "Set spec.gke.enableIpAlias: true (--enable-ip-alias).")
-    if not gke.enable_private_nodes:
-        yield from _needs(given, _NEED_PRIVATE_NODES, "enablePrivateNodes")
-    if not gke.enable_autoscaling:
-        yield from _needs(given, _NEED_AUTOSCALING, "enableAutoscaling")
-    if not gke.enable_master_authorized_networks:
-        yield from _needs(given, ("master_authorized_networks",), "enableMasterAuthorizedNetworks")
-    if gke.cluster_dns is None:
-        yield from _needs(given, ("cluster_dns_scope", "cluster_dns_domain"), "clusterDns")
-    if gke.subnetwork is not None and gke.create_subnetwork is not None:
-        yield _problem("create_subnetwork", "and subnetwork exclude each other", "Leave one of them out.")
-    if gke.node_pools is not None:
-        yield from _pools(spec, given)
-    if "ConfigConnector" in (gke.addons or ()) and gke.workload_pool is None:
-        yield _problem("addons", "has ConfigConnector, which needs workloadPool", "Set spec.gke.workloadPool: PROJECT.svc.id.goog.")
-    if (gke.shielded_secure_boot is None) != (gke.shielded_integrity_monitoring is None):
-        yield _problem("shielded_secure_boot", "and shieldedIntegrityMonitoring go together", "Give both, or none.")
-    for name, components in (("logging", gke.logging), ("monitoring", gke.monitoring)):
-        yield from _components(name, components)
-
-
-def _given(model: Model) -> set[str]:
-    """What was said and means something: gcloud lets a prerequisite be missing for a switch that is off."""
-    return {name for name in model.model_fields_set if getattr(model, name) not in (None, False)}
-
-
-def _problem(name: str, reason: str, remedy: str) -> Problem:
-    return Problem(("spec", "gke", Gke.model_fields[name].alias or name), reason, remedy)
-
-
-def _needs(given: set[str], names: Sequence[str], prerequisite: str) -> Iterable[Problem]:
-    flag = "--" + re.sub(r"([A-Z])", lambda match: "-" + match[1].lower(), prerequisite)
-    for name in names:
-        if name in given:
-            yield _problem(name, f"needs {prerequisite}", f"Set spec.gke.{prerequisite} ({flag}), or leave it out.")
-
-
-def _names(spec: ClusterSpec) -> Iterable[Problem]:
-    if not spec.name[0].isalpha():
-        yield Problem(("metadata", "name"), f"{spec.name!r} begins with a digit", "Begin it with a letter: GKE asks for one.")
-    for key, value in spec.labels.items():
-        if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
-            yield Problem(
-                ("metadata", "labels", key),
-                f"{key}={value} is not a label of Google Cloud",
-                "Use lower-case letters, digits, '-' and '_', at most 63, the name beginning with a letter.",
-            )
-
-
-def _not_for_gke(spec: ClusterSpec) -> Iterable[Problem]:
-    for name, (field, instead) in _LOCAL_ONLY.items():
-        if name in spec.body.model_fields_set:
-            yield Problem(("spec", field), "has no effect with provider gke", f"Use {instead}." if instead else "Leave it out.")
-    for name in sorted(spec.dataplane.model_fields_set - {"version"}):
-        field = type(spec.dataplane).model_fields[name].alias or name
-        yield Problem(("spec", "dataplane", field), "has no effect with provider gke: the dataplane is Google's", "Leave it out.")
-
-
-def _pools(spec: ClusterSpec, given: set[str]) -> Iterable[Problem]:
-    for name in sorted(given & set(_Nodes.model_fields)):
-        yield _problem(name, "is the default pool's, and nodePools says which pools there are", "Put it into the pools.")
-    if "num_nodes" in spec.body.model_fields_set:
-        yield Problem(("spec", "numNodes"), "is the default pool's, and nodePools says which pools there are", "Put it into the pools.")
-    seen: set[str] = set()
-    for index, pool in enumerate(spec.gke.node_pools or ()):
-        path = ("spec", "gke", "nodePools", index)
-        if pool.name in seen:
-            yield Problem((*path, "name"), f"{pool.name!r} is given twice", "Give each pool a name of its own.")
-        seen.add(pool.name)
-        if pool.max_pods_per_node is not None and not spec.gke.enable_ip_alias:
-            yield Problem((*path, "maxPodsPerNode"), "needs enableIpAlias", "Set spec.gke.enableIpAlias: true (--enable-ip-alias).")
-        if not pool.enable_autoscaling:
-            for name in _NEED_AUTOSCALING:
-                if name in _given(pool):
-                    field = NodePool.model_fields[name].alias or name
-                    yield Problem((*path, field), "needs enableAutoscaling", "Set enableAutoscaling: true in the pool.")
-
-
-def _components(name: str, components: Sequence[str] | None) -> Iterable[Problem]:
-    if components is None:
-        return
-    if "NONE" in components and len(components) > 1:
-        yield _problem(name, "has NONE and more", "Leave NONE out, or all else.")
-    elif not {"NONE", "SYSTEM"} & set(components):
-        yield _problem(name, "lacks SYSTEM, without which there is no other", "Add SYSTEM, or say NONE.")

@@ -16,7 +16,8 @@ from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr, m
 from pydantic_core import PydanticCustomError
 
 from provisioner.spec.fields import GATE, WHOLE, Model, choice, invalid
-from provisioner.spec.gke import Gke, gke_problems
+from provisioner.spec.gke import Gke
+from provisioner.spec.gke_checks import gke_problems
 from provisioner.spec.networks import IPNetwork, Problem, network_problems
 
 API_VERSION: Final = "provisioner.dev/v1alpha1"

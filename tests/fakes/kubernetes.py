@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime as dt
 import ipaddress
 import json
@@ -105,10 +106,8 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PATCH = _serve  # noqa: N815
 
     def handle(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # a client that does not trust the certificate, or is gone
             super().handle()
-        except OSError:
-            pass  # a client that does not trust the certificate, or is gone
 
 
 def _pod(node: str, ready: bool) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from provisioner.cli import main
 from provisioner.providers.gke import api, create, verify
 from tests.fakes.gke import Core, RestServer
 from tests.fakes.kubernetes import Kubernetes
+from tests.gke.gcloud import Gcloud
 
 PROJECT, LOCATION = "demo", "us-central1"
 PLACE = ("--provider", "gke", "--project", PROJECT, "--location", LOCATION)
@@ -38,6 +39,13 @@ class Result:
 
 
 Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="session")
+def gcloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gcloud]:
+    """Google's command line, loaded once for all tests."""
+    with RestServer(Core()) as warm, Gcloud(tmp_path_factory.mktemp("gcloud"), warm.url) as program:
+        yield program
 
 
 @pytest.fixture

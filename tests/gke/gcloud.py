@@ -1,4 +1,4 @@
-"""gcloud against the GKE of the tests: as it is, or many command lines in one start of it."""
+"""gcloud against the GKE of the tests: the program itself, started once and forked for each command line."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -17,8 +17,12 @@ GCLOUD = shutil.which("gcloud")
 needs_gcloud = pytest.mark.skipif(GCLOUD is None, reason="gcloud (Google Cloud CLI) is not installed here")
 
 
-def environment(url: str, config: Path) -> dict[str, str]:
-    """For a gcloud that knows nothing but the server at `url`, and leaves nothing but in `config`."""
+def endpoints(url: str) -> dict[str, str]:
+    return {"CLOUDSDK_API_ENDPOINT_OVERRIDES_CONTAINER": url, "CLOUDSDK_API_ENDPOINT_OVERRIDES_SERVICEUSAGE": url}
+
+
+def environment(config: Path) -> dict[str, str]:
+    """For a gcloud that has no account, and leaves nothing but in `config`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CLOUDSDK_", "GOOGLE_"))}
     return kept | {
         "CLOUDSDK_CONFIG": str(config),
@@ -29,8 +33,6 @@ def environment(url: str, config: Path) -> dict[str, str]:
         "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "true",
         "CLOUDSDK_SURVEY_DISABLE_PROMPTS": "true",
         "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "true",
-        "CLOUDSDK_API_ENDPOINT_OVERRIDES_CONTAINER": url,
-        "CLOUDSDK_API_ENDPOINT_OVERRIDES_SERVICEUSAGE": url,
         "KUBECONFIG": str(config / "kubeconfig"),
         "HOME": str(config),
     }
@@ -45,22 +47,31 @@ class Ran:
     err: str
 
 
-def gcloud(url: str, config: Path, *arguments: str) -> Ran:
-    """`gcloud container clusters ARGUMENTS`, the program itself."""
-    assert GCLOUD is not None
-    command = [GCLOUD, "container", *arguments]
-    ran = subprocess.run(command, env=environment(url, config), capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
-    return Ran(ran.returncode, ran.stdout, ran.stderr)
+@dataclass
+class Gcloud:
+    """A context manager: `run` is `gcloud container ARGUMENTS`, in a process forked from one that has loaded gcloud."""
 
+    config: Path
+    warm_url: str
+    _process: Any = field(default=None, repr=False)
 
-def gcloud_lines(url: str, config: Path, lines: Sequence[Sequence[str]]) -> list[Ran]:
-    """Each of `lines` as a process that is gcloud with these arguments, forked from one that has loaded it."""
-    assert GCLOUD is not None
-    driver = str(Path(__file__).with_name("gcloud_lines.py"))
-    env = environment(url, config) | {"CLOUDSDK_PYTHON_ARGS": driver}
-    text = "".join(json.dumps(list(line)) + "\n" for line in lines)
-    ran = subprocess.run([GCLOUD], env=env, input=text, capture_output=True, text=True, timeout=900)
-    assert ran.returncode == 0, ran.stderr
-    answers: list[dict[str, Any]] = [json.loads(line) for line in ran.stdout.splitlines()]
-    assert len(answers) == len(lines), ran.stderr
-    return [Ran(**answer) for answer in answers]
+    def __enter__(self) -> Self:
+        assert GCLOUD is not None
+        env = environment(self.config) | endpoints(self.warm_url)
+        env["CLOUDSDK_PYTHON_ARGS"] = str(Path(__file__).with_name("gcloud_lines.py"))
+        with (self.config / "driver.log").open("w") as log:
+            self._process = subprocess.Popen([GCLOUD], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait(60)
+
+    def run(self, url: str, *arguments: str, env: Mapping[str, str] | None = None) -> Ran:
+        line = {"arguments": ["container", *arguments], "environment": endpoints(url) | dict(env or {})}
+        self._process.stdin.write(json.dumps(line) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, (self.config / "driver.log").read_text()
+        return Ran(**json.loads(answer))

@@ -1,8 +1,8 @@
 """Many command lines of gcloud for the price of one start: run by gcloud's own launcher in its own interpreter.
 
 The launcher puts CLOUDSDK_PYTHON_ARGS before the path of gcloud's entry point, so this file receives that path, loads gcloud, and for
-each line of stdin (a JSON list of arguments) forks a process that is gcloud with these arguments, no more and no less. It answers with a
-line of JSON: exit code, stdout, stderr.
+each line of stdin (JSON: arguments, environment) forks a process that is gcloud with these, no more and no less. It answers with a line
+of JSON: exit code, stdout, stderr. Run by gcloud's interpreter, so it knows nothing of this project's environment.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import tempfile
 
 
 def main():
-    lib = os.path.dirname(sys.argv[1])
+    lib = sys.argv[1].rpartition("/")[0]
     sys.path[0] = lib
     import gcloud
 
@@ -22,11 +22,20 @@ def main():
     entry = gcloud._import_gcloud_main()
     # What a command imports it imports while it runs: run each once here, so that the children find all of it in memory.
     for command in ("create", "create-auto"):
-        sys.argv = [os.path.join(lib, "gcloud.py"), "container", "clusters", command, f"warm-{command}", "--location", "us-central1", "--async"]
+        sys.argv = [
+            f"{lib}/gcloud.py",
+            "container",
+            "clusters",
+            command,
+            f"warm-{command}",
+            "--location",
+            "us-central1",
+            "--async",
+        ]
         with silenced(), contextlib.suppress(SystemExit):
             entry.main()
     for line in sys.stdin:
-        print(json.dumps(run(entry, lib, json.loads(line))), flush=True)
+        print(json.dumps(run(entry, lib, **json.loads(line))), flush=True)
 
 
 @contextlib.contextmanager
@@ -44,14 +53,15 @@ def silenced():
         os.close(nowhere)
 
 
-def run(entry, lib, arguments):
+def run(entry, lib, arguments, environment):
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = os.fork()
         if child == 0:
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
-            sys.argv = [os.path.join(lib, "gcloud.py"), *arguments]
+            os.environ.update(environment)
+            sys.argv = [f"{lib}/gcloud.py", *arguments]
             code = 1
             try:
                 entry.main()

@@ -6,7 +6,7 @@ import json
 import stat
 import time
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 import yaml
@@ -138,7 +138,14 @@ def test_a_file_and_flags_make_one_request(run: Run, core: Core, tmp_path: Path)
                 "enableFqdnNetworkPolicy": True,
                 "nodePools": [
                     {"name": "system", "numNodes": 1, "machineType": "e2-standard-2"},
-                    {"name": "work", "spot": True, "enableAutoscaling": True, "minNodes": 0, "maxNodes": 9, "nodeTaints": ["a=b:NoExecute"]},
+                    {
+                        "name": "work",
+                        "spot": True,
+                        "enableAutoscaling": True,
+                        "minNodes": 0,
+                        "maxNodes": 9,
+                        "nodeTaints": ["a=b:NoExecute"],
+                    },
                 ],
             },
         },
@@ -222,10 +229,16 @@ def test_a_result_and_a_junit_file_are_written_for_a_create_that_went_well(run: 
     result, junit = tmp_path / "result.json", tmp_path / "junit.xml"
     assert run(*CREATE, "--result-file", str(result), "--junit", str(junit)).code == 0
     data = json.loads(result.read_text())
-    assert (data["kind"], data["name"], data["provider"], data["outcome"], data["error"]) == ("CreateResult", "demo", "gke", "running", None)
+    assert (data["kind"], data["name"], data["provider"], data["outcome"], data["error"]) == (
+        "CreateResult",
+        "demo",
+        "gke",
+        "running",
+        None,
+    )
     assert [item["kind"] for item in data["created"]] == ["Cluster", "KubeconfigContext"]
     assert data["cluster"]["details"]["verified"]["anetd"]["ready"] == 9
-    suites = ElementTree.parse(junit).getroot()
+    suites = ET.parse(junit).getroot()
     assert [(suite.get("name"), suite.get("tests"), suite.get("failures")) for suite in suites] == [("provisioner.steps", "3", "0")]
 
 
@@ -245,14 +258,14 @@ def test_the_files_are_written_on_every_way_out(
     data = json.loads(result.read_text())
     assert data["outcome"] == outcome
     assert (data["error"] or {"exitCode": 2})["exitCode"] == code
-    assert [node.get("name") for node in ElementTree.parse(junit).getroot()] == ([suite] if suite else [])
+    assert [node.get("name") for node in ET.parse(junit).getroot()] == ([suite] if suite else [])
 
 
 def test_a_step_that_fails_is_a_failed_test_case_with_the_reason(run: Run, core: Core, tmp_path: Path) -> None:
     core.operation_error = (13, "the zone is on fire")
     junit, result = tmp_path / "junit.xml", tmp_path / "result.json"
     assert run(*CREATE, "--junit", str(junit), "--result-file", str(result)).code == 9
-    failures = ElementTree.parse(junit).getroot().findall(".//failure")
+    failures = ET.parse(junit).getroot().findall(".//failure")
     assert len(failures) == 1
     assert "on fire" in (failures[0].text or "")
     assert json.loads(result.read_text())["created"] == [{"kind": "Cluster", "name": "demo", "provider": "gke"}]
@@ -346,8 +359,14 @@ def test_bad_words_are_refused_before_anything_is_sent(run: Run, core: Core, wor
 
 
 def test_without_a_place_it_says_so(run: Run, core: Core) -> None:
-    assert run("create-cluster", "demo", "--provider", "gke", "--dataplane-v2", "--project", "demo", "-o", "json").error["field"] == "spec.gke.location"
-    assert run("create-cluster", "demo", "--provider", "gke", "--dataplane-v2", "--location", "us-central1", "-o", "json").error["field"] == "spec.gke.project"
+    assert (
+        run("create-cluster", "demo", "--provider", "gke", "--dataplane-v2", "--project", "demo", "-o", "json").error["field"]
+        == "spec.gke.location"
+    )
+    assert (
+        run("create-cluster", "demo", "--provider", "gke", "--dataplane-v2", "--location", "us-central1", "-o", "json").error["field"]
+        == "spec.gke.project"
+    )
     assert core.requests == []
 
 

@@ -29,7 +29,7 @@ DISABLED = (
     "Kubernetes Engine API has not been used in project demo before or it is disabled. Enable it by visiting "
     "https://console.developers.google.com/apis/api/container.googleapis.com/overview?project=demo then retry."
 )
-QUOTA = 'Insufficient regional quota to satisfy request: resource "CPUS": request requires \'18.0\' and is short \'10.0\'.'
+QUOTA = "Insufficient regional quota to satisfy request: resource \"CPUS\": request requires '18.0' and is short '10.0'."
 
 
 # --- refusals ---
@@ -68,7 +68,9 @@ def test_a_wrong_project_is_told_from_a_missing_permission(run: Run) -> None:
     assert "--project" in result.error["remedy"]
 
 
-def test_missing_credentials_are_told_without_a_request(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_credentials_are_told_without_a_request(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(home / "missing.json"))
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     assert main.main(list(CREATE)) == 7
@@ -86,7 +88,11 @@ def test_calico_is_refused_in_gke_s_words(run: Run, core: Core) -> None:
 
 @pytest.mark.parametrize(
     ("error", "identity", "code"),
-    [((8, QUOTA), "quota-exceeded", 7), ((13, "Internal error."), "upstream-failure", 9), ((7, "may not use the network"), "permission-missing", 7)],
+    [
+        ((8, QUOTA), "quota-exceeded", 7),
+        ((13, "Internal error."), "upstream-failure", 9),
+        ((7, "may not use the network"), "permission-missing", 7),
+    ],
 )
 def test_an_operation_that_fails_tells_why(run: Run, core: Core, error: tuple[int, str], identity: str, code: int) -> None:
     core.operation_error = error
@@ -110,7 +116,9 @@ def test_an_operation_that_is_done_whose_cluster_is_absent(run: Run, core: Core)
 # --- a server that does not answer well ---
 
 
-@pytest.mark.parametrize("kind", [ServerError(UNAVAILABLE, "try again"), ServerError(EXHAUSTED, "Too many requests", "RATE_LIMIT_EXCEEDED"), "reset", "half"])
+@pytest.mark.parametrize(
+    "kind", [ServerError(UNAVAILABLE, "try again"), ServerError(EXHAUSTED, "Too many requests", "RATE_LIMIT_EXCEEDED"), "reset", "half"]
+)
 @pytest.mark.parametrize("method", ["get_cluster", "create_cluster", "get_operation", "delete_cluster"])
 def test_what_may_be_retried_is_retried_and_done_once(run: Run, core: Core, method: str, kind: str | ServerError) -> None:
     core.operation_seconds = 0.1
@@ -156,7 +164,9 @@ def test_a_server_that_only_hangs_ends_with_the_time_limit(run: Run, core: Core,
     assert time.monotonic() - began < 30
 
 
-def test_a_server_that_is_not_there_ends_with_the_time_limit(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_is_not_there_ends_with_the_time_limit(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv(api.ENDPOINT_VARIABLE, "http://127.0.0.1:9/")
     assert main.main([*CREATE, "--timeout", "1s"]) == 8
 
@@ -275,7 +285,10 @@ def test_killed_between_the_request_and_the_journal(core: Core, server: RestServ
     core.call("create_cluster", json_format.ParseDict(request, types.CreateClusterRequest.pb()()))
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
-    journal = [json.loads(line) for line in (tmp_path / ".local/state/provisioner/gke/demo/us-central1/demo/journal.jsonl").read_text().splitlines()]
+    journal = [
+        json.loads(line)
+        for line in (tmp_path / ".local/state/provisioner/gke/demo/us-central1/demo/journal.jsonl").read_text().splitlines()
+    ]
     assert [entry["event"] for entry in journal] == ["begun"]
 
     again = provisioner(server.url, tmp_path, *CREATE)
@@ -288,9 +301,10 @@ def test_killed_between_the_request_and_the_journal(core: Core, server: RestServ
     assert record.ours, "the cluster is known as one of our own"
 
 
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_leaves_the_operation_and_says_how_to_go_on(core: Core, server: RestServer, tmp_path: Path, number: signal.Signals) -> None:
+def test_interrupted_it_leaves_the_operation_and_says_how_to_go_on(
+    core: Core, server: RestServer, tmp_path: Path, number: signal.Signals
+) -> None:
     core.operation_seconds = 3600
     result = tmp_path / "result.json"
     process = provisioner(server.url, tmp_path, *CREATE, "--result-file", str(result))

@@ -104,7 +104,9 @@ class Api:
 
     def operation(self, name: str, deadline: Deadline | None = None) -> Json | None:
         """One operation by its full name, or None: GKE forgets them after a while."""
-        return self._maybe(lambda seconds: self.client.get_operation(name=name, retry=None, timeout=seconds), f"asking for {name}", deadline)
+        return self._maybe(
+            lambda seconds: self.client.get_operation(name=name, retry=None, timeout=seconds), f"asking for {name}", deadline
+        )
 
     def operations(self, parent: str, deadline: Deadline | None = None) -> list[Json]:
         answer = self._ask(

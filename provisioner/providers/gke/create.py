@@ -138,7 +138,11 @@ class Creation:
                 remedy="Somebody may have deleted it meanwhile; run the same command again to make it anew.",
             )
         if cluster.get("status") in _BROKEN:
-            why = cluster.get("statusMessage") or "; ".join(c.get("message", "") for c in cluster.get("conditions", ())) or "it does not say why"
+            why = (
+                cluster.get("statusMessage")
+                or "; ".join(c.get("message", "") for c in cluster.get("conditions", ()))
+                or "it does not say why"
+            )
             raise errors.UpstreamFailure(
                 f"{self._spec.name} is {cluster['status']}: {why}",
                 remedy=f"Do away with the reason, and delete-cluster {self._spec.name} --provider gke before a new create.",
@@ -163,7 +167,7 @@ class Creation:
 
     def _logs(self) -> bool | None:
         logging = self._spec.gke.network_logging
-        return self._noted("networkLogging") and logging is not None and self._kubernetes(self._found or {}).logging_is(logging) or None
+        return (self._noted("networkLogging") and logging is not None and self._kubernetes(self._found or {}).logging_is(logging)) or None
 
     def _log(self, deadline: Deadline, progress: Progress) -> None:
         logging = self._spec.gke.network_logging
@@ -179,7 +183,7 @@ class Creation:
         self._note("networkLogging", applied)
 
     def _is_verified(self) -> bool | None:
-        return self._noted("anetd") and self._kubernetes(self._found or {}).agent_is_ready(self._least(self._found or {})) or None
+        return (self._noted("anetd") and self._kubernetes(self._found or {}).agent_is_ready(self._least(self._found or {}))) or None
 
     def _least(self, cluster: Json) -> int:
         """Autopilot makes nodes when there are pods for them."""

@@ -116,7 +116,9 @@ def told(error: BaseException, doing: str) -> errors.ProvisionerError:
     for rule in _RULES:
         if names & rule.kinds and rule.matches(judged):
             return rule.kind(f"{doing}: {sentence}", remedy=rule.remedy)
-    return errors.UpstreamFailure(f"{doing}: {sentence}", remedy="Run the same command again, it continues; GKE's state is on status.cloud.google.com.")
+    return errors.UpstreamFailure(
+        f"{doing}: {sentence}", remedy="Run the same command again, it continues; GKE's state is on status.cloud.google.com."
+    )
 
 
 def of_operation(operation: dict[str, Any]) -> errors.ProvisionerError | None:
@@ -125,11 +127,14 @@ def of_operation(operation: dict[str, Any]) -> errors.ProvisionerError | None:
     message = error.get("message") or operation.get("statusMessage") or ""
     if not error.get("code") and not message:
         return None
-    text = f"GKE could not carry out {operation.get('operationType', 'the operation')} ({operation.get('name')}): {message or error.get('code')}"
+    what = f"{operation.get('operationType', 'the operation')} ({operation.get('name')})"
+    text = f"GKE could not carry out {what}: {message or error.get('code')}"
     quota = _QUOTA.search(message) is not None or error.get("code") == 8
     denied = error.get("code") == 7
     if quota:
         return errors.QuotaExceeded(text, remedy="Ask for a higher quota, take fewer or smaller nodes, or another location.")
     if denied:
         return errors.PermissionMissing(text, remedy="Give the account of the nodes and GKE's service agent the rights that it names.")
-    return errors.UpstreamFailure(text, remedy="Do away with the reason; delete-cluster removes what is there, and create-cluster begins anew.")
+    return errors.UpstreamFailure(
+        text, remedy="Do away with the reason; delete-cluster removes what is there, and create-cluster begins anew."
+    )

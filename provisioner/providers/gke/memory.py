@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -39,8 +40,13 @@ def state_root(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def directory(root: Path, project: str, location: str, name: str) -> Path:
-    # A project of a domain is written example.com:project.
-    return root / project.replace(":", "_").replace("/", "_") / location.replace("/", "_") / name.replace("/", "_")
+    return root / _part(project) / _part(location) / _part(name)
+
+
+def _part(text: str) -> str:
+    """A name as one directory, whatever somebody typed: a project of a domain is written example.com:project, and `..` is nobody's name."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", text)
+    return f"_{plain}" if plain.startswith(".") or not plain else plain
 
 
 def read(root: Path, project: str, location: str, name: str) -> Record | None:
@@ -74,11 +80,7 @@ def forget(root: Path, project: str, location: str, name: str) -> None:
 def remembered(root: Path, name: str) -> Sequence[Record]:
     """The records of all clusters of a name, in every project and location."""
     records = []
-    for path in sorted(root.glob(f"*/*/{_literal(name)}/record.json")):
+    for path in sorted(root.glob(f"*/*/{_part(name)}/record.json")):
         with contextlib.suppress(OSError, ValueError, TypeError):
             records.append(Record(**json.loads(path.read_text(encoding="utf-8"))))
     return records
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name.replace("/", "_"))

@@ -70,7 +70,9 @@ class GkeProvider:
         found = self.api.cluster(f"{request['parent']}/clusters/{spec.name}")
         if found is not None:
             refuse_differing(request, found)
-        return Creation(self.api, self._root, spec, create_request(spec, self.project, location), found, self._kubernetes, self.pause).plan()
+        return Creation(
+            self.api, self._root, spec, create_request(spec, self.project, location), found, self._kubernetes, self.pause
+        ).plan()
 
     def plan_stop(self, name: str) -> Plan:
         raise errors.RefusedByGate(
@@ -101,7 +103,7 @@ class GkeProvider:
     def credentials(self, name: str) -> Credentials:
         return self._credentials(self._find(name))
 
-    def load_image(self, name: str, archives: Sequence[Path], deadline: Deadline, progress: Progress) -> Sequence[str]:
+    def load_image(self, name: str, archives: Sequence[Path], _deadline: Deadline, _progress: Progress) -> Sequence[str]:
         raise errors.RefusedByGate(
             f"{len(archives)} archives cannot be loaded into {name}: nodes of GKE pull their images",
             remedy="Push them to Artifact Registry, which the nodes can reach.",
@@ -177,10 +179,7 @@ class GkeProvider:
             "datapathProvider": network.get("datapathProvider", ""),
             "releaseChannel": cluster.get("releaseChannel", {}).get("channel", ""),
             "networkConfig": network,
-            "nodePools": [
-                {"name": pool.get("name"), "version": pool.get("version", ""), "status": pool.get("status", ""), "machineType": pool.get("config", {}).get("machineType", "")}
-                for pool in cluster.get("nodePools", ())
-            ],
+            "nodePools": [_pool(pool) for pool in cluster.get("nodePools", ())],
             "labels": labels,
             "expires": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(end)) if end is not None else None,
             "operation": record.operation if record else None,
@@ -197,6 +196,11 @@ class GkeProvider:
             spec=spec,
             details=details,
         )
+
+
+def _pool(pool: Json) -> Json:
+    told = {key: pool.get(key, "") for key in ("name", "version", "status")}
+    return told | {"machineType": pool.get("config", {}).get("machineType", "")}
 
 
 def endpoint(cluster: Json) -> str:

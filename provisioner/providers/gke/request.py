@@ -172,9 +172,7 @@ def _components(body: Json, config: str, given: Sequence[str] | None, names: Map
 
 def _addons(given: Sequence[str], *, autopilot: bool) -> Json:
     kept_by_autopilot = {"HttpLoadBalancing", "HorizontalPodAutoscaling"} if autopilot else set()
-    off = {
-        field: {"disabled": word not in given and word not in kept_by_autopilot} for word, field in ADDONS_OFF_UNLESS_NAMED.items()
-    }
+    off = {field: {"disabled": word not in given and word not in kept_by_autopilot} for word, field in ADDONS_OFF_UNLESS_NAMED.items()}
     return off | {field: {"enabled": True} for word, field in ADDONS.items() if word in given}
 
 

@@ -123,9 +123,7 @@ def _agent(client: Client, least: int) -> tuple[bool, int, list[str]]:
 def logging_spec(logging: NetworkLogging) -> dict[str, Any]:
     """NetworkLogging's spec."""
     return {
-        "cluster": {
-            side: {"log": rule.log, "delegate": rule.delegate} for side, rule in (("allow", logging.allow), ("deny", logging.deny))
-        }
+        "cluster": {side: {"log": rule.log, "delegate": rule.delegate} for side, rule in (("allow", logging.allow), ("deny", logging.deny))}
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -154,16 +155,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.close()
 
     def handle(self) -> None:
-        try:
+        with contextlib.suppress(OSError, ValueError):  # the client went away, or the connection was reset on purpose
             super().handle()
-        except (OSError, ValueError):
-            pass  # the client went away, or the connection was reset on purpose
 
     def finish(self) -> None:
-        try:
+        with contextlib.suppress(OSError, ValueError):
             super().finish()
-        except (OSError, ValueError):
-            pass
 
 
 def _error(error: ServerError) -> dict[str, Any]:
