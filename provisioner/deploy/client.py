@@ -8,8 +8,10 @@ are never on disk: the TLS library reads them from an anonymous file in memory, 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import threading
 import weakref
 from collections.abc import Mapping
 from types import TracebackType
@@ -133,6 +135,11 @@ class Client:
     def _seconds(self) -> float:
         left = self._deadline.remaining() if self._deadline else self._request_seconds
         return min(self._request_seconds, max(_LEAST_SECONDS, left))
+
+
+def load_ahead() -> None:
+    """Begin to import what a client needs, in a thread: for whoever waits for something else first."""
+    threading.Thread(target=importlib.import_module, args=("kubernetes.client",), name="load-ahead", daemon=True).start()
 
 
 def _message(content: bytes) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from provisioner import errors
+from provisioner.deploy.client import load_ahead
 from provisioner.plan.steps import Deadline, Plan, Progress, Step
 from provisioner.providers.gke import faults, memory
 from provisioner.providers.gke.api import AlreadyThere, Api
@@ -89,6 +90,7 @@ class Creation:
         return self._found is not None and self._found.get("status") in {"RUNNING", "RECONCILING"}
 
     def _wait(self, deadline: Deadline, progress: Progress) -> None:
+        load_ahead()
         operation = self._find_operation(deadline)
         if self._found is not None:
             self._adopt(self._found)
