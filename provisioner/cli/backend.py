@@ -67,7 +67,7 @@ def open_gke(project: str | None, location: str | None, limit: TimeLimit | None)
 
 def provider_of(cluster: str, provider: str | None, project: str | None, location: str | None, limit: TimeLimit | None = None) -> Provider:
     """The provider of a cluster that is named: the one given, or gke where only this user's memory of GKE knows the name, else local."""
-    if (provider is None and os.geteuid() != 0) or provider == GKE or project is not None:
+    if provider == GKE or (provider is None and (project is not None or os.geteuid() != 0)):
         from provisioner.providers.gke import memory
 
         known = memory.remembered(memory.state_root(), cluster)
@@ -86,6 +86,12 @@ def refuse_async(provider: Provider) -> None:
     """What this machine makes, it makes while the command runs."""
     if provider.name != GKE:
         raise errors.Usage("--async is for provider gke", remedy="Leave it out.", field="--async")
+
+
+def refuse_ttl(provider: Provider) -> None:
+    """Nobody sweeps this machine."""
+    if provider.name != GKE:
+        raise errors.Usage("--ttl is for provider gke", remedy="Leave it out.", field="--ttl")
 
 
 def carry_out(provider: Provider, plan: Plan, limit: TimeLimit, report: Report | None = None) -> None:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from provisioner.providers.base import Provider
     from provisioner.spec import ClusterSpec
 
-_CLEANUP_SECONDS = 120.0
+# A failed create's time limit may be over: deleting has one of its own.
+_CLEANUP_SECONDS = {backend.GKE: 900.0, backend.DEFAULT_PROVIDER: 120.0}
 
 
 class OnFailure(StrEnum):
@@ -101,6 +102,8 @@ def create_cluster(
         used = backend.open_provider(spec.provider.value, kubernetes_bin_dir, limit=limit)
         if asynchronous:
             backend.refuse_async(used)
+        if ttl is not None:
+            backend.refuse_ttl(used)
         plan = used.plan_create(spec)
         if dry_run:
             raise typer.Exit(backend.show_plan(plan, output))
@@ -139,8 +142,6 @@ def _require_dataplane(spec: ClusterSpec) -> None:
 
 
 def _carry_out(provider: Provider, plan: Plan, limit: TimeLimit, on_failure: OnFailure, report: Report) -> None:
-    from provisioner.plan.deadline import TimeLimit
-
     cluster = {"kind": "Cluster", "name": plan.cluster, "provider": provider.name}
     report.created.append(cluster)
     try:
@@ -151,15 +152,24 @@ def _carry_out(provider: Provider, plan: Plan, limit: TimeLimit, on_failure: OnF
             raise errors.Interrupted(error.message, remedy=going_on, field=error.field) from None
         raise
     except Exception:
-        if on_failure is OnFailure.DELETE:
-            _clean_up(provider, plan.cluster, TimeLimit.after(_CLEANUP_SECONDS))
+        made_here = provider.made_here(plan.cluster)
+        if not made_here and on_failure is OnFailure.DELETE:
+            note(f"the create failed; {plan.cluster} is kept in spite of --on-failure=delete, for it was not made by this command")
+        if not made_here or (on_failure is OnFailure.DELETE and _clean_up(provider, plan.cluster)):
             report.created.remove(cluster)
         raise
 
 
-def _clean_up(provider: Provider, cluster: str, limit: TimeLimit) -> None:
-    if not provider.made_here(cluster):
-        note(f"the create failed; {cluster} is kept in spite of --on-failure=delete, for it was not made by this command")
-        return
+def _clean_up(provider: Provider, cluster: str) -> bool:
+    """Delete what a failed create made; whether that went well. Why the create failed matters more than what kept this from working."""
+    from provisioner.plan.deadline import TimeLimit
+
     note("the create failed; deleting what it made, as --on-failure=delete says")
-    backend.carry_out(provider, provider.plan_delete(cluster), limit)
+    try:
+        backend.carry_out(provider, provider.plan_delete(cluster), TimeLimit.after(_CLEANUP_SECONDS.get(provider.name)))
+    except errors.Interrupted:
+        raise
+    except errors.ProvisionerError as error:
+        note(f"{cluster} was not deleted: {error.message}")
+        return False
+    return True

@@ -48,11 +48,12 @@ def sweep(
         if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
             raise errors.Interrupted("nothing was deleted", remedy="Answer y, or give --quiet.")
     failures: list[errors.ProvisionerError] = []
-    plans = [(row, plan) for row in rows if (plan := _plan(provider, row, failures)) is not None]
+    doomed = [(row, replace(provider, location=str(row["location"]))) for row in rows]
+    plans = [(row, there, plan) for row, there in doomed if (plan := _plan(there, row, failures)) is not None]
     # First all requests, then all waits: GKE deletes side by side.
-    asked = [(row, plan) for row, plan in plans if _walk(provider, replace(plan, steps=plan.steps[:1]), limit, failures)]
-    for row, plan in asked:
-        row["deleted"] = _walk(provider, replace(plan, steps=plan.steps[1:]), limit, failures)
+    asked = [each for each in plans if _walk(each[1], replace(each[2], steps=each[2].steps[:1]), limit, failures)]
+    for row, there, plan in asked:
+        row["deleted"] = _walk(there, replace(plan, steps=plan.steps[1:]), limit, failures)
     _print(rows, output)
     if failures:
         raise failures[0]
@@ -60,7 +61,7 @@ def sweep(
 
 def _plan(provider: GkeProvider, row: dict[str, object], failures: list[errors.ProvisionerError]) -> Plan | None:
     try:
-        return replace(provider, location=str(row["location"])).plan_delete(str(row["name"]))
+        return provider.plan_delete(str(row["name"]))
     except errors.NotFound:
         row["deleted"] = True  # somebody else was faster
     except errors.ProvisionerError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import time
 from pathlib import Path
@@ -375,4 +376,11 @@ def test_what_is_for_gke_is_refused_elsewhere(run: Run) -> None:
     assert (result.code, result.error["field"]) == (3, "spec.gke")
     assert "--provider gke" in result.error["remedy"]
     assert run("list-clusters", "--provider", "local", "--project", "x").code == 3
-    assert run("create-cluster", "demo", "--dataplane-v2", "--async", "-o", "json").code in {3, 7}
+    assert run(*CREATE, "--dataplane-v2-observability-mode", "DISABLED").code == 3, "gcloud has taken it away, too"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the local provider is root's")
+@pytest.mark.parametrize("words", [("--async",), ("--ttl", "1h")])
+def test_what_is_for_gke_alone_is_refused_by_the_local_provider(run: Run, words: tuple[str, ...]) -> None:
+    result = run("create-cluster", "pvt-gke-never", "--dataplane-v2", *words, "-o", "json")
+    assert (result.code, result.error["field"]) == (3, words[0])

@@ -188,8 +188,11 @@ class Creation:
         return (self._noted("anetd") and self._kubernetes(self._found or {}).agent_is_ready(self._least(self._found or {}))) or None
 
     def _least(self, cluster: Json) -> int:
-        """Autopilot makes nodes when there are pods for them."""
-        return 0 if self._spec.gke.autopilot else int(cluster.get("currentNodeCount", 0))
+        """Autopilot makes nodes when there are pods for them; any other cluster that asked for nodes has one at the least."""
+        if self._spec.gke.autopilot:
+            return 0
+        asked = any(pool.get("initialNodeCount") for pool in cluster.get("nodePools", ()))
+        return max(int(cluster.get("currentNodeCount", 0)), int(asked))
 
     def _verify(self, deadline: Deadline, progress: Progress) -> None:
         cluster = self._cluster(deadline)

@@ -19,20 +19,18 @@ _UNANSWERED = {
 }  # fmt: skip
 _BUSY = re.compile(r"incompatible operation|has an operation|CLUSTER_ALREADY_HAS_OPERATION", re.IGNORECASE)
 _QUOTA = re.compile(r"\bquota\b|insufficient .* (capacity|resource)", re.IGNORECASE)
+# gRPC asks for a token on the way, and tells of a failure there as if the server were away.
+_NO_TOKEN = re.compile(r"Getting metadata from plugin failed|invalid_grant|RefreshError")
 _DISABLED = re.compile(r"has not been used in project|is disabled|SERVICE_DISABLED")
 _WRONG_PROJECT = re.compile(r"permission denied on resource project|project .* (was |is )?not found|unknown project", re.IGNORECASE)
 
 
 class Absent(errors.NotFound):
-    """GKE has no such thing. Seen by the provider alone."""
-
-    id = "absent"
+    """GKE has no such thing."""
 
 
 class Busy(errors.Conflict):
     """Another operation works on the cluster."""
-
-    id = "cluster-busy"
 
 
 def kinds(error: BaseException) -> set[str]:
@@ -65,7 +63,7 @@ def may_be_retried(error: BaseException) -> bool:
     """Whether the same question may be answered in a moment. A quota of resources is not a limit of the rate."""
     if "TooManyRequests" in kinds(error) or "ResourceExhausted" in kinds(error):
         return reason(error) == "RATE_LIMIT_EXCEEDED" or not _QUOTA.search(said(error))
-    return is_unanswered(error)
+    return is_unanswered(error) and not _NO_TOKEN.search(said(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +85,12 @@ _RULES: Sequence[_Rule] = (
         "RefreshError Unauthorized Unauthenticated InvalidOperation",
         errors.CredentialsExpired,
         "Run: gcloud auth application-default login; in CI, ask for a new token.",
+    ),
+    _rule(
+        "ServiceUnavailable TransportError",
+        errors.CredentialsExpired,
+        "Run: gcloud auth application-default login; in CI, ask for a new token.",
+        _NO_TOKEN,
     ),
     _rule(
         "DefaultCredentialsError",

@@ -31,9 +31,10 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 @dataclass
 class GrpcServer:
-    """A context manager: serves `core` on a port of 127.0.0.1 while it is open."""
+    """A context manager: serves `core` on a port of 127.0.0.1 while it is open; `local` to clients with credentials of their own."""
 
     core: Core
+    local: bool = False
     address: str = ""
     _server: Any = field(default=None, repr=False)
 
@@ -48,7 +49,9 @@ class GrpcServer:
             for name, (method, request) in _METHODS.items()
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        anywhere, trusted = "127.0.0.1:0", grpc.local_server_credentials()
+        port = self._server.add_secure_port(anywhere, trusted) if self.local else self._server.add_insecure_port(anywhere)
+        self.address = f"127.0.0.1:{port}"
         self._server.start()
         return self
 
