@@ -23,7 +23,7 @@ def delete_cluster(
     asynchronous: options.Async = False,
     kubeconfig: options.Kubeconfig = None,
     dry_run: options.DryRun = False,
-    timeout: options.TimeoutOption = "5m",
+    timeout: options.TimeoutOption = "15m",
     output: options.Output = Format.TABLE,
 ) -> None:
     """Remove every process, link, mount, cgroup, file and kubeconfig entry of a cluster. Asks first on a terminal."""

@@ -288,6 +288,14 @@ def test_on_failure_delete_keeps_what_somebody_else_made(run: Run, core: Core, k
     assert NAME in core.clusters
 
 
+def test_a_cluster_that_somebody_made_anew_under_the_name_is_not_ours(run: Run, core: Core, kubernetes: Kubernetes) -> None:
+    run(*CREATE)
+    core.clusters[NAME].id = "another"
+    kubernetes.forbidden = True
+    assert run(*CREATE, "--on-failure", "delete").code == 7
+    assert NAME in core.clusters
+
+
 def test_a_name_is_made_from_the_run_and_is_the_same_for_a_retry(run: Run, core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_RUN_ID", "4711")
     monkeypatch.setenv("GITHUB_RUN_ATTEMPT", "2")

@@ -65,7 +65,7 @@ class Creation:
     # ---- the request ----
 
     def _ask(self, deadline: Deadline, progress: Progress) -> None:
-        self._remember(spec=self._spec.to_document(), requested_at=time.time(), operation="", ours=False, verified=None)
+        self._remember(spec=self._spec.to_document(), requested_at=time.time(), operation="", identity="", ours=False, verified=None)
         try:
             operation = self._api.create(self._request, deadline)
         except AlreadyThere as there:
@@ -107,6 +107,7 @@ class Creation:
                 self._refuse_broken(cluster, operation)
             if cluster is not None and cluster.get("status") not in _COMING_UP:
                 self._found = cluster
+                self._adopt(cluster)
                 return
             now = how_far(operation, cluster)
             if now != line:
@@ -120,14 +121,24 @@ class Creation:
         name = self._record.operation
         if not name:
             for operation in self._api.operations(self._parent, deadline):
-                target = str(operation.get("targetLink", ""))
-                if operation.get("operationType") == "CREATE_CLUSTER" and target.endswith(self._name) and operation.get("status") != "DONE":
+                # The link names the project by its number, and a zone's cluster in an older form: the last part alone is as asked for.
+                ours = str(operation.get("targetLink", "")).endswith(f"/clusters/{self._spec.name}")
+                if operation.get("operationType") == "CREATE_CLUSTER" and ours and operation.get("status") != "DONE":
                     name = operation["name"]
                     self._remember(operation=name)
         return {"name": name} if name else None
 
     def _adopt(self, cluster: Json) -> None:
-        """A command that was killed between its request and the answer left a record that does not say whether it made the cluster."""
+        """Know the cluster for one's own, or no longer.
+
+        A command that was killed between its request and the answer left a record that does not say whether it made the cluster. And
+        one of the same name that was made since, by whomever, is another: GKE gives each an id.
+        """
+        identity = str(cluster.get("id", ""))
+        if self._record.identity not in {"", identity}:
+            self._remember(requested_at=0.0, operation="", ours=False, verified=None)
+        if self._record.identity != identity:
+            self._remember(identity=identity)
         asked = self._record.requested_at
         if asked and not self._record.ours and _seconds(cluster.get("createTime", "")) >= asked - _CLOCK_SKEW_SECONDS:
             self._remember(ours=True)
@@ -138,6 +149,10 @@ class Creation:
             raise errors.UpstreamFailure(
                 f"{said}, and there is no cluster {self._spec.name}",
                 remedy="Somebody may have deleted it meanwhile; run the same command again to make it anew.",
+            )
+        if cluster.get("status") == "STOPPING":
+            raise errors.Conflict(
+                f"the cluster {self._spec.name} is being deleted", remedy="Wait until it is gone, and run the same command again."
             )
         if cluster.get("status") in _BROKEN:
             why = (
@@ -161,6 +176,7 @@ class Creation:
     def _cluster(self, deadline: Deadline) -> Json:
         if self._found is None:
             self._found = self._api.cluster(self._name, deadline)
+        self._adopt(self._found or {})
         return self._found or {}
 
     def _noted(self, what: str) -> bool:
@@ -196,7 +212,6 @@ class Creation:
 
     def _verify(self, deadline: Deadline, progress: Progress) -> None:
         cluster = self._cluster(deadline)
-        self._adopt(cluster)
         try:
             seen: Mapping[str, Any] = {"verified": True, **self._kubernetes(cluster).wait_agent(self._least(cluster), deadline, progress)}
         except Unreachable as error:

@@ -22,7 +22,10 @@ from provisioner.kubeconfig import write_private
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`requested_at` (seconds since 1970) is set before the request, `operation` when it was accepted; `ours` says that it was by us."""
+    """`requested_at` (seconds since 1970) is set before the request, `operation` when it was accepted; `ours` says that it was by us.
+
+    `identity` is GKE's id of the cluster that was seen; another of the same name has another.
+    """
 
     project: str
     location: str
@@ -30,6 +33,7 @@ class Record:
     spec: Mapping[str, Any]
     requested_at: float = 0.0
     operation: str = ""
+    identity: str = ""
     ours: bool = False
     verified: Mapping[str, Any] | None = None
 

@@ -57,6 +57,7 @@ class _Running:
     """An operation, when it ends, and what its end brings."""
 
     message: Any
+    target: str
     ends: float
     finish: Callable[[], None]
 
@@ -150,7 +151,11 @@ class Core:
         cluster = self._found(request.name)
         self._refuse_while_busy(cluster, request.name)
         cluster.status = _Status.STOPPING
-        return self._begin(_Type.DELETE_CLUSTER, request.name, cluster.location, lambda: self.clusters.pop(request.name, None) and None)
+
+        def finish() -> None:
+            self.clusters.pop(request.name, None)
+
+        return self._begin(_Type.DELETE_CLUSTER, request.name, cluster.location, finish)
 
     def update_cluster(self, request: Any) -> Any:
         cluster, update = self._found(request.name), request.update
@@ -218,6 +223,8 @@ class Core:
 
     def _begin(self, kind: Any, target: str, location: str, finish: Callable[[], None]) -> Any:
         project = target.split("/")[1]
+        # As GKE does it: by the project's number.
+        link = target.replace(f"projects/{project}/", "projects/123456789012/")
         number = f"operation-{next(self._numbers):013d}-test"
         operation = Operation(
             name=number,
@@ -226,11 +233,11 @@ class Core:
             location=location,
             zone=location,
             start_time=_now(),
-            target_link=f"https://container.googleapis.com/v1/{target}",
+            target_link=f"https://container.googleapis.com/v1/{link}",
             self_link=f"https://container.googleapis.com/v1/projects/{project}/locations/{location}/operations/{number}",
         )
         full = f"projects/{project}/locations/{location}/operations/{number}"
-        self.operations[full] = _Running(operation, self.clock() + self.operation_seconds, finish)
+        self.operations[full] = _Running(operation, target, self.clock() + self.operation_seconds, finish)
         answer = Operation()
         answer.CopyFrom(operation)
         return operation if kind == _Type.CREATE_CLUSTER else answer
@@ -253,7 +260,7 @@ class Core:
 
     def _refuse_while_busy(self, cluster: Any, name: str) -> None:
         for running in self.operations.values():
-            if running.message.status != _OpStatus.DONE and running.message.target_link.endswith(name):
+            if running.message.status != _OpStatus.DONE and running.target == name:
                 text = f"Cluster is running incompatible operation {running.message.name}."
                 raise ServerError(PRECONDITION, text, "CLUSTER_ALREADY_HAS_OPERATION")
 
@@ -280,6 +287,7 @@ class Core:
         version = cluster.initial_cluster_version
         full = version if "-gke." in version else f"{version}.1-gke.1829001" if version.count(".") == 1 else DEFAULT_VERSION
         cluster.initial_cluster_version = cluster.current_master_version = cluster.current_node_version = full
+        cluster.id = f"{next(self._numbers):064x}"
         cluster.endpoint = self.endpoint
         cluster.master_auth.cluster_ca_certificate = self.ca_certificate
         cluster.create_time = _now()
