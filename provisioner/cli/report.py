@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from provisioner import errors
-from provisioner.cli.output import error_data
+from provisioner.cli.output import error_data, note
 
 if TYPE_CHECKING:
     from provisioner.plan.reporter import Outcome, Reporter
@@ -63,7 +63,10 @@ class Report:
             if case.failure:  # the step says that it failed, the error why
                 self.cases[index] = Case(case.suite, case.name, case.seconds, text, case.skipped)
                 return
-        self.add(COMMAND, "create-cluster", failure=text)
+        if isinstance(error, errors.RefusedByGate):
+            self.add(GATES, error.field or "gate", failure=text)
+        else:
+            self.add(COMMAND, "create-cluster", failure=text)
 
     def data(self) -> dict[str, Any]:
         """The result file."""
@@ -119,17 +122,31 @@ def reported(junit: Path | None, result_file: Path | None) -> Iterator[Report]:
         yield report
     except typer.Exit:
         report.outcome = "planned"
+        _write(report, junit, result_file)
         raise
     except BaseException as error:
         report.failed(error)
+        # Why the command failed matters more than what kept its files from being written.
+        with contextlib.suppress(errors.ProvisionerError):
+            _write(report, junit, result_file)
         raise
-    finally:
-        from provisioner.kubeconfig import write_private
+    _write(report, junit, result_file)
 
-        if junit is not None:
-            write_private(junit.absolute(), report.junit())
-        if result_file is not None:
-            write_private(result_file.absolute(), json.dumps(report.data(), indent=2) + "\n")
+
+def _write(report: Report, junit: Path | None, result_file: Path | None) -> None:
+    from provisioner.kubeconfig import write_private
+
+    for path, text, flag in (
+        (junit, report.junit, "--junit"),
+        (result_file, lambda: json.dumps(report.data(), indent=2) + "\n", "--result-file"),
+    ):
+        if path is not None:
+            try:
+                write_private(path.absolute(), text())
+            except OSError as error:
+                message = f"{path} cannot be written: {error.strerror}"
+                note(message)
+                raise errors.PermissionMissing(message, remedy="Give a path that can be written.", field=flag) from None
 
 
 class Recording:

@@ -20,11 +20,14 @@ flat, from the object that `load` and `ClusterSpec.make` return:
 | spec.dataplane.mtu              | spec.dataplane.mtu                      | int, or None: the device's            |
 | spec.dataplane.masquerade       | spec.dataplane.masquerade               | bool                                  |
 | spec.dataplane.nonMasqueradeCIDRs | spec.dataplane.non_masquerade_cidrs   | tuple of networks                     |
+| spec.gke                        | spec.gke                                | Gke, with provider gke                |
 
 The IPv6 networks always have a value; they count only where `spec.dual_stack`. `spec.to_document()` is the inverse of
-`ClusterSpec.from_document()`, and `spec.differences(other)` names the fields in which two specs differ.
+`ClusterSpec.from_document()`; for provider gke it holds what was said, without the defaults. `spec.differences(other)` names the fields in
+which two specs differ.
 """
 
+from provisioner.spec.gke import Gke
 from provisioner.spec.loading import Override, load_spec
 from provisioner.spec.models import ClusterSpec, Dataplane, ProviderName, RoutingMode, StackType
 from provisioner.spec.networks import HostRoute, check_host_routes
@@ -33,6 +36,7 @@ from provisioner.spec.schema import json_schema
 __all__ = [
     "ClusterSpec",
     "Dataplane",
+    "Gke",
     "HostRoute",
     "Override",
     "ProviderName",

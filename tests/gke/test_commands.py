@@ -248,6 +248,7 @@ def test_a_result_and_a_junit_file_are_written_for_a_create_that_went_well(run: 
     [
         (("--num-nodes", "0"), 3, "failed", "provisioner.command"),
         (("--project", "strange"), 7, "failed", "provisioner.command"),
+        (("--config", "DOCUMENT"), 4, "failed", "provisioner.gates"),
         (("--dry-run",), 2, "planned", None),
     ],
 )
@@ -255,11 +256,25 @@ def test_the_files_are_written_on_every_way_out(
     run: Run, tmp_path: Path, extra: tuple[str, ...], code: int, outcome: str, suite: str | None
 ) -> None:
     result, junit = tmp_path / "result.json", tmp_path / "junit.xml"
-    assert run(*CREATE, *extra, "--result-file", str(result), "--junit", str(junit)).code == code
+    document = tmp_path / "v1.yaml"
+    document.write_text("apiVersion: provisioner.dev/v1alpha1\nkind: Cluster\nspec: {dataplane: {version: v1}}\n")
+    words = [str(document) if word == "DOCUMENT" else word for word in extra]
+    asked = CREATE[:-1] if "DOCUMENT" in extra else CREATE  # the flag would win over the document
+    assert run(*asked, *words, "--result-file", str(result), "--junit", str(junit)).code == code
     data = json.loads(result.read_text())
     assert data["outcome"] == outcome
     assert (data["error"] or {"exitCode": 2})["exitCode"] == code
     assert [node.get("name") for node in ET.parse(junit).getroot()] == ([suite] if suite else [])
+
+
+def test_a_file_that_cannot_be_written_hides_no_other_failure(run: Run, core: Core, tmp_path: Path) -> None:
+    (tmp_path / "result").mkdir()
+    well = run(*CREATE, "--result-file", str(tmp_path / "result"), "-o", "json")
+    assert (well.code, well.error["field"]) == (7, "--result-file")
+    core.operation_error = (13, "the zone is on fire")
+    ill = run("create-cluster", "other", *CREATE[2:], "--result-file", str(tmp_path / "result"), "-o", "json")
+    assert ill.code == 9
+    assert "on fire" in ill.error["message"]
 
 
 def test_a_step_that_fails_is_a_failed_test_case_with_the_reason(run: Run, core: Core, tmp_path: Path) -> None:
