@@ -18,10 +18,12 @@ _UNANSWERED = {
     "Timeout", "ChunkedEncodingError", "ContentDecodingError", "JSONDecodeError", "ParseError", "TransportError", "Aborted", "Unknown",
 }  # fmt: skip
 _BUSY = re.compile(r"incompatible operation|has an operation|CLUSTER_ALREADY_HAS_OPERATION", re.IGNORECASE)
-_QUOTA = re.compile(r"\bquota\b|insufficient .* (capacity|resource)", re.IGNORECASE)
+# A "quota project" is who pays for the question, not how much there is.
+_QUOTA = re.compile(r"\bquota\b(?! project)|insufficient .* (capacity|resource)", re.IGNORECASE)
 # gRPC asks for a token on the way, and tells of a failure there as if the server were away.
 _NO_TOKEN = re.compile(r"Getting metadata from plugin failed|invalid_grant|RefreshError")
-_DISABLED = re.compile(r"has not been used in project|is disabled|SERVICE_DISABLED")
+_RATE = re.compile(r"per (minute|second)|rate limit", re.IGNORECASE)
+_DISABLED = re.compile(r"has not been used in project|\bAPI\b.{0,60}\bis (disabled|not enabled)|SERVICE_DISABLED")
 _WRONG_PROJECT = re.compile(r"permission denied on resource project|project .* (was |is )?not found|unknown project", re.IGNORECASE)
 
 
@@ -62,7 +64,7 @@ def is_already_there(error: BaseException) -> bool:
 def may_be_retried(error: BaseException) -> bool:
     """Whether the same question may be answered in a moment. A quota of resources is not a limit of the rate."""
     if "TooManyRequests" in kinds(error) or "ResourceExhausted" in kinds(error):
-        return reason(error) == "RATE_LIMIT_EXCEEDED" or not _QUOTA.search(said(error))
+        return reason(error) == "RATE_LIMIT_EXCEEDED" or _RATE.search(said(error)) is not None or not _QUOTA.search(said(error))
     return is_unanswered(error) and not _NO_TOKEN.search(said(error))
 
 

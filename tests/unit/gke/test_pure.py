@@ -99,8 +99,26 @@ def test_a_full_disk_of_quota_is_not_a_limit_of_the_rate() -> None:
 
     assert faults.may_be_retried(exceptions.TooManyRequests("slow down"))
     assert not faults.may_be_retried(exceptions.TooManyRequests("Insufficient regional quota to satisfy request"))
+    assert faults.may_be_retried(exceptions.TooManyRequests("Quota exceeded for quota metric 'Read requests' per minute"))
     assert not faults.may_be_retried(exceptions.Forbidden("no"))
     assert faults.may_be_retried(exceptions.ServiceUnavailable("later"))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "identity"),
+    [
+        ("Kubernetes Engine API has not been used in project 1 before or it is disabled.", "api-disabled"),
+        ("The Kubernetes Engine API is not enabled for project demo.", "api-disabled"),
+        ("Your application uses local credentials. The API requires a quota project, which is not set by default.", "permission-missing"),
+        ("The service account is disabled.", "permission-missing"),
+        ("Permission denied on resource project strange.", "project-unknown"),
+        ("Insufficient regional quota to satisfy request: resource CPUS.", "quota-exceeded"),
+    ],
+)
+def test_a_403_is_judged_by_its_sentence(sentence: str, identity: str) -> None:
+    from google.api_core import exceptions
+
+    assert faults.told(exceptions.Forbidden(sentence), "asking").id == identity
 
 
 def test_records_are_found_again_by_name_and_cannot_leave_their_directory(tmp_path: Path) -> None:
