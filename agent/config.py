@@ -18,6 +18,7 @@ Network = IPv4Network | IPv6Network
 
 ROUTING_MODES = ("native", "vxlan")
 ATTACH_MODES = ("auto", "tcx", "clsact")
+LOAD_BALANCER_MODES = ("snat", "dsr")
 MIN_MTU, MAX_MTU = 1280, 65535
 
 
@@ -31,7 +32,8 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Names are the JSON's, in snake case. `device` "" and `mtu` 0 mean: find out."""
+    """Names are the JSON's, in snake case. `device` "" and `mtu` 0 mean: find out; without a `load_balancer_pool` nobody is given an
+    address of a load balancer."""
 
     cluster_name: str
     api_server: str
@@ -43,7 +45,10 @@ class Config:
     masquerade: bool = True
     non_masquerade_cidrs: tuple[Network, ...] = ()
     attach_mode: str = "auto"
-    layout: str = "v1"
+    socket_lb: bool = True
+    load_balancer_mode: str = "snat"
+    layout: str = "v2"
+    load_balancer_pool: tuple[Network, ...] = ()
 
 
 def _text(field: str, value: object) -> str:
@@ -125,7 +130,10 @@ _FIELDS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
     "masquerade": ("masquerade", _flag),
     "nonMasqueradeCIDRs": ("non_masquerade_cidrs", _networks),
     "attachMode": ("attach_mode", _choice(*ATTACH_MODES)),
+    "socketLB": ("socket_lb", _flag),
+    "loadBalancerMode": ("load_balancer_mode", _choice(*LOAD_BALANCER_MODES)),
     "layout": ("layout", _pin_name),
+    "loadBalancerPool": ("load_balancer_pool", _networks),
 }
 
 

@@ -46,10 +46,12 @@ def running(cluster: Cluster, namespace: str) -> dict[str, str]:
     return {p["metadata"]["name"]: p["spec"]["nodeName"] for p in live}
 
 
-def test_kubectl_run_shows_what_the_command_printed(cluster: Cluster, playground: str) -> None:
+def test_kubectl_run_attaches_and_shows_what_the_command_printed(cluster: Cluster, playground: str) -> None:
+    # The command waits for a line: kubectl attaches when it has heard that the pod runs, and what was printed before is not replayed.
     answer = cluster.kubectl(
-        "run", "once", "-n", playground, "--image", cluster.toolbox, "--restart=Never", "--attach", "--rm", "--quiet", "--command", "--",
-        "sh", "-c", "sleep 1; echo forty-two",
+        "run", "once", "-n", playground, "--image", cluster.toolbox, "--restart=Never", "--stdin", "--rm", "--quiet", "--command", "--",
+        "sh", "-c", "read -r word; echo forty-$word; sleep 1",
+        stdin="two\n",
     )  # fmt: skip
     assert "forty-two" in answer
 

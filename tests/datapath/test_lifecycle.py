@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.datapath import abi, libbpf, probe, syscalls
+from agent.datapath import abi, libbpf, probe, socketlb, syscalls
 from agent.datapath import conntrack as collector
 from agent.datapath.abi import ConntrackFlag, ConntrackRow, ConntrackState, Endpoint, FlowKey, MasqueradeRow
 from agent.datapath.errors import DatapathError, IncompatiblePin, VerifierError
@@ -95,6 +95,7 @@ def test_every_configuration_is_accepted_by_this_kernel(families: str, mode: str
             ("pod", {"from_pod", "to_pod"}),
             ("host", {"from_netdev", "to_netdev"}),
             ("overlay", {"from_overlay", "to_overlay"}),
+            ("socket", set(socketlb.HOOKS)),
         ):
             loaded = libbpf.load(OBJECTS / f"{name}.bpf.o", config=record.pack(), pins=pins, max_entries={"conntrack": 1024})
             assert set(loaded.programs) == programs
@@ -325,7 +326,7 @@ def ordered(a: IPv4Address, a_port: int, b: IPv4Address, b_port: int, protocol: 
 
 
 def row(age: int, state: ConntrackState = ConntrackState.ESTABLISHED, flags: ConntrackFlag = NO_FLAGS, **more: object) -> ConntrackRow:
-    values: dict[str, object] = {"masquerade_port": 0, "translated_address": None, "translated_port": 0, "service_id": 0}
+    values: dict[str, object] = {"masquerade_port": 0, "translated_address": None, "translated_port": 0, "backend_id": 0}
     return ConntrackRow(NOW - age, state, flags, **(values | more))  # type: ignore[arg-type]
 
 
@@ -369,6 +370,22 @@ def test_a_deleted_pod_leaves_no_row(opened: Opener) -> None:
     assert list(datapath.endpoints.items()) == []
     assert [k for k, _ in datapath.conntrack.items()] == [ordered(other, 1, PEER, 80)]
     assert [r.pod_address for _, r in datapath.masquerade.items()] == [other]
+
+
+def test_a_backend_that_is_gone_takes_datagrams_and_affinities_along_and_leaves_connections(opened: Opener) -> None:
+    datapath = opened()
+    choices = {}
+    for protocol, number in ((6, 1), (17, 2), (17, 3)):
+        key = ordered(POD, number, VIP_ADDRESS, 80, protocol)
+        flags = ConntrackFlag.SERVICE_ROW | (NO_FLAGS if key.a == POD else ConntrackFlag.INITIATOR_B)
+        datapath.conntrack.put(key, row(1, flags=flags, translated_address=PEER, translated_port=8080, backend_id=number))
+        datapath.conntrack.put(ordered(POD, number, PEER, 8080, protocol), row(1, flags=ConntrackFlag.TRANSLATED))
+        datapath.affinity.put(abi.AffinityKey(POD, number), abi.AffinityRow(number, NOW))
+        choices[number] = {key, ordered(POD, number, PEER, 8080, protocol)}
+    gone = {number: abi.Backend(PEER, 8080, protocol) for number, protocol in ((1, 6), (2, 17))}
+    assert datapath.forget_backends(gone) == 4
+    assert {key for key, _ in datapath.conntrack.items()} == choices[1] | choices[3]
+    assert [key.service_id for key, _ in datapath.affinity.items()] == [3]
 
 
 def test_a_large_table_is_scanned_in_a_fraction_of_a_second(opened: Opener) -> None:

@@ -24,8 +24,10 @@ from agent.observe.control import AgentAwayError, ask
 from .api import NODES, FakeApi
 
 ROOT = Path(__file__).resolve().parents[3]
-NODE = "agt-node"
-POD_PREFIX = "agt-pod-"
+# Two who work side by side on one machine have a prefix each.
+PREFIX = os.environ.get("PROVISIONER_TEST_PREFIX", "agt-")
+NODE = f"{PREFIX}node"
+POD_PREFIX = f"{PREFIX}pod-"
 NODE_NAME = "node-a"
 TABLES: dict[str, tuple[abi.Codec[Any], abi.Codec[Any]]] = {
     "endpoints": (abi.ADDRESS, abi.ENDPOINT),
@@ -33,6 +35,8 @@ TABLES: dict[str, tuple[abi.Codec[Any], abi.Codec[Any]]] = {
     "frontends": (abi.FRONTEND_KEY, abi.FRONTEND),
     "backend_slots": (abi.SLOT_KEY, abi.BACKEND_ID),
     "backends": (abi.BACKEND_ID, abi.BACKEND),
+    "maglev": (abi.BACKEND_ID, abi.MAGLEV_ROW),
+    "source_ranges": (abi.SOURCE_RANGE_KEY, abi.SOURCE_RANGE_ROW),
 }
 
 
@@ -48,7 +52,7 @@ def node_document(name: str, cidrs: list[str], addresses: list[str]) -> dict[str
     }
 
 
-def eventually(condition: Callable[[], Any], within: float = 10.0, what: str = "the condition") -> Any:
+def eventually(condition: Callable[[], Any], within: float = 30.0, what: str = "the condition") -> Any:
     end = time.monotonic() + within
     while True:
         found = condition()
@@ -136,7 +140,7 @@ class Agent:
             text=True,
         )
         if wait:
-            eventually(lambda: self.status().get("ready"), what=f"ready: {self.logged()}")
+            eventually(lambda: self.status().get("ready"), within=60, what=f"ready: {self.logged()}")
         return time.monotonic() - began
 
     def kill(self, number: int = signal.SIGKILL) -> int:
@@ -161,7 +165,7 @@ class Agent:
 
     def kernel(self) -> dict[str, Any]:
         """The rows of each pinned table, the pinned links, and the pods' host ends that have both filters."""
-        root = self.directory / "bpffs/anetd/v1"
+        root = self.directory / "bpffs/anetd/v2"
         pins = sorted(pin.name for pin in (root / "links").iterdir())
         found: dict[str, Any] = {"links": pins, "pods": [name for name in self.links() if self._filters(name) == 2]}
         for name, codecs in TABLES.items():
@@ -208,7 +212,7 @@ class Agent:
 @pytest.fixture
 def node(plugin: Path) -> Iterator[Agent]:
     # Unix socket paths are short: pytest's own directories may not be.
-    directory = Path("/tmp/agt-node")
+    directory = Path("/tmp") / NODE
     clear_leftovers(directory)
     directory.mkdir(mode=0o700)
     agent = Agent(directory, plugin)
