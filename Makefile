@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON := .venv/bin/python
-FAST := tests/unit tests/cli tests/local tests/datapath tests/terraform
+FAST := tests/unit tests/cli tests/gke tests/local tests/datapath tests/terraform
 # Namespaces, links, bpf(2) and clusters need root; the caller's HOME keeps the cache in one place.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HOME,XDG_CACHE_HOME,PATH)
 PYTEST := $(PYTHON) -m pytest
@@ -56,8 +56,9 @@ bench: setup ## measure what docs/benchmarks.md reports
 	$(ROOT) $(PYTHON) -m tests.bench.datapath_limit --json build/bench-datapath.json
 	$(ROOT) $(PYTHON) -m tests.bench.cluster --json build/bench-cluster.json
 	$(PYTHON) -m tests.bench.check --json build/bench-check.json
+	$(PYTHON) -m tests.bench.gke --json build/bench-gke.json
 	$(PYTHON) -m tests.bench.terraform --json build/bench-terraform.json
-	$(PYTHON) -m tests.bench.report build/bench-datapath.json build/bench-cluster.json build/bench-check.json build/bench-terraform.json > build/benchmarks.md
+	$(PYTHON) -m tests.bench.report build/bench-{datapath,cluster,check,gke,terraform}.json > build/benchmarks.md
 	mv build/benchmarks.md docs/benchmarks.md
 
 docs: tools ## make docs/compatibility.md and terraform/'s generated parts from the feature matrix

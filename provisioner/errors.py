@@ -17,16 +17,18 @@ class ProvisionerError(Exception):
     message  one sentence: what is wrong, naming the thing.
     remedy   one sentence: what to do now.
     field    the spec field (dotted, as in the YAML) or flag it is about, empty if none.
+    details  what a program may want to read one by one, in JSON's types.
     """
 
     id = "internal"
     exit_code = 1
 
-    def __init__(self, message: str, *, remedy: str = "", field: str = "") -> None:
+    def __init__(self, message: str, *, remedy: str = "", field: str = "", details: Sequence[Mapping[str, object]] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.remedy = remedy
         self.field = field
+        self.details = details
 
 
 class Usage(ProvisionerError):
@@ -73,6 +75,36 @@ class PermissionMissing(ProvisionerError):
     """The caller may not do this: not root, no credentials, no quota."""
 
     id, exit_code = "permission-missing", 7
+
+
+class CredentialsMissing(PermissionMissing):
+    """There are no credentials for the cloud."""
+
+    id = "credentials-missing"
+
+
+class CredentialsExpired(PermissionMissing):
+    """The cloud does not accept the credentials, or they could not be renewed."""
+
+    id = "credentials-expired"
+
+
+class ApiDisabled(PermissionMissing):
+    """The cloud's API is off in the project."""
+
+    id = "api-disabled"
+
+
+class QuotaExceeded(PermissionMissing):
+    """The project may not have as much as was asked for."""
+
+    id = "quota-exceeded"
+
+
+class ProjectUnknown(PermissionMissing):
+    """The project is not there, or the account does not belong to it: the cloud does not say which."""
+
+    id = "project-unknown"
 
 
 class MachineUnfit(ProvisionerError):

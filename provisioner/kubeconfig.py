@@ -61,24 +61,29 @@ def remove(path: Path, name: str, *, lock_seconds: float = LOCK_SECONDS) -> bool
 
 def entry(name: str, credentials: Credentials) -> dict[str, Any]:
     """A whole kubeconfig with this one cluster."""
+    authority = {"certificate-authority-data": _encoded(credentials.ca_certificate)} if credentials.ca_certificate else {}
     return {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [
-            {"name": name, "cluster": {"server": credentials.server, "certificate-authority-data": _encoded(credentials.ca_certificate)}}
-        ],
-        "users": [
-            {
-                "name": name,
-                "user": {
-                    "client-certificate-data": _encoded(credentials.client_certificate),
-                    "client-key-data": _encoded(credentials.client_key),
-                },
-            }
-        ],
+        "clusters": [{"name": name, "cluster": {"server": credentials.server, **authority}}],
+        "users": [{"name": name, "user": _user(credentials)}],
         "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
         "current-context": name,
     }
+
+
+def _user(credentials: Credentials) -> dict[str, Any]:
+    if credentials.exec_plugin:
+        return {
+            "exec": {
+                "apiVersion": "client.authentication.k8s.io/v1beta1",
+                "command": credentials.exec_plugin,
+                "installHint": f"Install {credentials.exec_plugin}: gcloud components install {credentials.exec_plugin}",
+                "interactiveMode": "IfAvailable",
+                "provideClusterInfo": True,
+            }
+        }
+    return {"client-certificate-data": _encoded(credentials.client_certificate), "client-key-data": _encoded(credentials.client_key)}
 
 
 def write_private(path: Path, text: str) -> None:

@@ -31,10 +31,6 @@ class Target:
     uid: int | None = None
 
 
-def context_name(cluster: str) -> str:
-    return f"provisioner-{cluster}"
-
-
 def default_target(environment: Mapping[str, str] = os.environ, euid: int | None = None) -> Target:
     """$KUBECONFIG's first file that exists, or its first; else ~/.kube/config of the user, behind sudo if need be."""
     named = [Path(part) for part in environment.get("KUBECONFIG", "").split(os.pathsep) if part]
@@ -55,7 +51,7 @@ def write(provider: Provider, cluster: str, path: Path | None) -> Path:
     found = provider.credentials(cluster)
     _remember(provider.journal(cluster).with_name(_MEMORY), target)
     with _acting_as(target.uid):
-        kubeconfig.merge(target.path, context_name(cluster), found)
+        kubeconfig.merge(target.path, provider.context(cluster), found)
     return target.path
 
 
@@ -68,8 +64,8 @@ def remembered(provider: Provider, cluster: str) -> Sequence[Target]:
         return []
 
 
-def forget(cluster: str, targets: Sequence[Target]) -> tuple[Sequence[Path], Sequence[errors.ProvisionerError]]:
-    """Remove the cluster's entries: the files that held any, and what kept others from being looked at or written."""
+def forget(context: str, targets: Sequence[Target]) -> tuple[Sequence[Path], Sequence[errors.ProvisionerError]]:
+    """Remove the entries of a cluster's context: the files that held any, and what kept others from being looked at or written."""
     from provisioner import kubeconfig
 
     touched: list[Path] = []
@@ -77,7 +73,7 @@ def forget(cluster: str, targets: Sequence[Target]) -> tuple[Sequence[Path], Seq
     for target in dict.fromkeys(targets):
         try:
             with _acting_as(target.uid):
-                if kubeconfig.remove(target.path, context_name(cluster)):
+                if kubeconfig.remove(target.path, context):
                     touched.append(target.path)
         except errors.ProvisionerError as error:
             failures.append(error)

@@ -24,6 +24,7 @@ from provisioner.cli.policy import policy
 from provisioner.cli.render import render
 from provisioner.cli.schema import schema
 from provisioner.cli.stop_cluster import stop_cluster
+from provisioner.cli.sweep import sweep
 from provisioner.cli.version import version
 
 # Typer carries a Click of its own, and of its errors only this one has a public name: its parents are the rest.
@@ -54,6 +55,7 @@ for _command in (
     recommend,
     render,
     schema,
+    sweep,
     version,
 ):
     app.command(_command.__name__.replace("_", "-"))(_command)

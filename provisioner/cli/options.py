@@ -15,12 +15,12 @@ from provisioner.cli.output import Format
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
-def duration(text: str) -> float:
+def duration(text: str, flag: str = "--timeout") -> float:
     """Seconds from `90`, `90s`, `5m`, `1h30m`."""
     match = _DURATION.fullmatch(text)
     seconds = sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match and text else 0
     if seconds <= 0:
-        raise errors.Usage(f"--timeout {text!r} is not a time", remedy="Write seconds, or 90s, 5m, 1h30m.", field="--timeout")
+        raise errors.Usage(f"{flag} {text!r} is not a time", remedy="Write seconds, or 90s, 5m, 1h30m.", field=flag)
     return seconds
 
 
@@ -44,7 +44,16 @@ Config = Annotated[
     str | None,
     typer.Option("--config", "-f", metavar="FILE", help="A cluster's document; - is stdin. Flags win over it.", show_default=False),
 ]
-ProviderOption = Annotated[str | None, typer.Option("--provider", help="Where the cluster is made: local.", show_default=False)]
+ProviderOption = Annotated[
+    str | None, typer.Option("--provider", help="Where the cluster is: local or gke. [default: local]", show_default=False)
+]
+Project = Annotated[
+    str | None, typer.Option("--project", help="GKE: the project's id. [default: that of the credentials]", show_default=False)
+]
+Location = Annotated[
+    str | None, typer.Option("--location", "--region", "--zone", help="GKE: a region or a zone. [default: all]", show_default=False)
+]
+Async = Annotated[bool, typer.Option("--async", help="GKE: return once GKE has taken the request.")]
 NumNodes = Annotated[int | None, typer.Option("--num-nodes", metavar="N", help="Nodes that run pods. [default: 2]", show_default=False)]
 KubernetesVersion = Annotated[str | None, typer.Option("--kubernetes-version", metavar="X.Y.Z", show_default=False)]
 StackTypeOption = Annotated[str | None, typer.Option("--stack-type", help="ipv4 or ipv4-ipv6. [default: ipv4]", show_default=False)]
@@ -75,7 +84,10 @@ NonMasqueradeCIDRs = Annotated[
         "--non-masquerade-cidr", metavar="CIDR", help="Outside that sees pods' own addresses; may be repeated.", show_default=False
     ),
 ]
-Labels = Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="May be repeated.", show_default=False)]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--label", "--labels", metavar="KEY=VALUE,...", help="May be repeated.", show_default=False),
+]
 Allow = Annotated[
     list[str] | None,
     typer.Option(
@@ -90,7 +102,7 @@ AdmissionOption = Annotated[
 
 def label_pairs(labels: Sequence[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
-    for text in labels:
+    for text in (part for label in labels for part in label.split(",")):
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise errors.Usage(f"--label {text!r} is not KEY=VALUE", remedy="Write it as in --label team=network.", field="--label")

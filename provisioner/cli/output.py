@@ -97,19 +97,26 @@ def cluster_text(info: ClusterInfo) -> str:
     return text
 
 
+def error_data(error: errors.ProvisionerError) -> dict[str, Any]:
+    """An error in JSON's types; `details`, and a gate's `findings`, only where there are some."""
+    body: dict[str, Any] = {
+        "id": error.id,
+        "exitCode": error.exit_code,
+        "message": error.message,
+        "remedy": error.remedy,
+        "field": error.field,
+    }
+    if error.details:
+        body["details"] = [dict(detail) for detail in error.details]
+    if isinstance(error, errors.RefusedByGate) and error.findings:
+        body["findings"] = [dict(finding) for finding in error.findings]
+    return body
+
+
 def emit_error(error: errors.ProvisionerError, output: Format) -> None:
     """Tell what is wrong and the way out, on stderr."""
     if output is Format.JSON:
-        body: dict[str, Any] = {
-            "id": error.id,
-            "exitCode": error.exit_code,
-            "message": error.message,
-            "remedy": error.remedy,
-            "field": error.field,
-        }
-        if isinstance(error, errors.RefusedByGate) and error.findings:
-            body["findings"] = list(error.findings)
-        note(json.dumps({"error": body}))
+        note(json.dumps({"error": error_data(error)}))
         return
     note(f"error: {error.message}")
     if error.remedy:

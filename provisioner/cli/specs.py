@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from provisioner import errors
+from provisioner.cli.gke_flags import document_values
 from provisioner.cli.options import label_pairs
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ FLAGS: Mapping[str, tuple[tuple[str, ...], str]] = {
 
 
 def spec_from(config: str | None, flags: Mapping[str, Any], found: Mapping[str, Any] | None = None) -> ClusterSpec:
-    """`flags` holds the values of the parameters named in FLAGS, `labels` and `allow`; None and "" are flags that were not given.
+    """`flags` holds the values of the parameters named in FLAGS, `labels`, `allow` and `gke`; None and "" are flags that were not given.
     `found` is the document that stands in for a file where there is none.
 
     Raises `errors.NotFound` for a file that is not there, and what `load_spec` raises.
@@ -53,6 +54,12 @@ def spec_from(config: str | None, flags: Mapping[str, Any], found: Mapping[str, 
         overrides += [Override(("spec", "allow", rule), reason, "--allow") for rule, reason in split(flags["allow"]).items()]
     for key, value in label_pairs(flags.get("labels") or []).items():
         overrides.append(Override(("metadata", "labels", key), value, "--label"))
+    if flags.get("expires_at") is not None:
+        from provisioner.providers.gke.differences import EXPIRY_LABEL
+
+        overrides.append(Override(("metadata", "labels", EXPIRY_LABEL), str(flags["expires_at"]), "--ttl"))
+    for field, (value, flag) in document_values(flags.get("gke") or {}).items():
+        overrides.append(Override(("spec", "gke", field), value, flag))
     if config is None and found is not None:
         return load_spec(json.dumps(found), source="the cluster", overrides=overrides)
     text = None if config is None else _read(config)

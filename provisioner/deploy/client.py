@@ -8,8 +8,10 @@ are never on disk: the TLS library reads them from an anonymous file in memory, 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -60,8 +62,15 @@ class Client:
     No request takes longer than `request_seconds`, nor (but for a moment) than the deadline allows.
     """
 
-    def __init__(self, access: Access | ContextAccess, deadline: Deadline | None = None, request_seconds: float = _REQUEST_SECONDS) -> None:
-        self._deadline, self._request_seconds = deadline, request_seconds
+    def __init__(
+        self,
+        access: Access | ContextAccess,
+        deadline: Deadline | None = None,
+        request_seconds: float = _REQUEST_SECONDS,
+        token: str = "",
+    ) -> None:
+        """`token` is the identity where there is neither a client certificate nor a kubeconfig's context."""
+        self._deadline, self._request_seconds, self._token = deadline, request_seconds, token
         self._forget_key: Callable[[], object] = lambda: None
         self._api = access.open() if isinstance(access, ContextAccess) else self._open(access)
         self._api.user_agent = f"provisioner/{__version__}"
@@ -69,12 +78,13 @@ class Client:
     def _open(self, access: Access) -> ApiClient:
         from kubernetes.client import ApiClient, Configuration
 
-        descriptor = _in_memory(f"{access.client_certificate.rstrip()}\n{access.client_key}")
-        self._forget_key = weakref.finalize(self, os.close, descriptor)
         # Whoever calls knows whether and how long to try again.
-        configuration = Configuration(host=access.server.rstrip("/"), ca_cert_data=access.ca_certificate, retries=False)
-        configuration.cert_file = f"/proc/self/fd/{descriptor}"
-        configuration.proxy = None  # the nodes' network is on this machine, whatever the environment says of the world outside
+        configuration = Configuration(host=access.server.rstrip("/"), ca_cert_data=access.ca_certificate or None, retries=False)
+        if access.client_certificate:
+            descriptor = _in_memory(f"{access.client_certificate.rstrip()}\n{access.client_key}")
+            self._forget_key = weakref.finalize(self, os.close, descriptor)
+            configuration.cert_file = f"/proc/self/fd/{descriptor}"
+            configuration.proxy = None  # the nodes' network is on this machine, whatever the environment says of the world outside
         return ApiClient(configuration)
 
     def __enter__(self) -> Self:
@@ -108,6 +118,7 @@ class Client:
         from urllib3.exceptions import ProtocolError
 
         headers = {"Accept": "application/json"} | ({"Content-Type": _APPLY} if body is not None else {})
+        headers |= {"Authorization": f"Bearer {self._token}"} if self._token else {}
         request = self._api.param_serialize(
             method, path, query_params=list(query.items()), header_params=headers, body=body, auth_settings=["BearerToken"]
         )
@@ -138,6 +149,11 @@ class Client:
     def _seconds(self) -> float:
         left = self._deadline.remaining() if self._deadline else self._request_seconds
         return min(self._request_seconds, max(_LEAST_SECONDS, left))
+
+
+def load_ahead() -> None:
+    """Begin to import what a client needs, in a thread: for whoever waits for something else first."""
+    threading.Thread(target=importlib.import_module, args=("kubernetes.client",), name="load-ahead", daemon=True).start()
 
 
 def _message(content: bytes) -> str:

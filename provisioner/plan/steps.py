@@ -6,9 +6,9 @@ A step observes before it acts, so walking a plan twice is walking it once. Noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Deadline(Protocol):
@@ -51,8 +51,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An ordered list of steps for one cluster. `verb` is "create", "stop" or "delete"."""
+    """An ordered list of steps for one cluster. `verb` is "create", "stop" or "delete".
+
+    request  what a cloud is asked with, in its API's JSON form; None where there is no such thing. --dry-run prints it.
+    """
 
     verb: str
     cluster: str
     steps: Sequence[Step]
+    request: Mapping[str, Any] | None = None

@@ -38,12 +38,16 @@ class ClusterInfo:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What goes into a kubeconfig. PEM texts; the key never appears in a log or an error."""
+    """What goes into a kubeconfig. PEM texts; the key never appears in a log or an error.
+
+    exec_plugin  the program that gives kubectl a token, where there is no client certificate.
+    """
 
     server: str
-    ca_certificate: str
+    ca_certificate: str  # empty: the machine's authorities
     client_certificate: str
     client_key: str = field(repr=False)
+    exec_plugin: str = ""
 
 
 class Provider(Protocol):
@@ -75,3 +79,12 @@ class Provider(Protocol):
 
     def load_image(self, name: str, archives: Sequence[Path], deadline: Deadline, progress: Progress) -> Sequence[str]:
         """Load docker or OCI archives into every node; the image names that were loaded."""
+
+    def context(self, name: str) -> str:
+        """What a kubeconfig calls the cluster."""
+
+    def going_on(self, name: str) -> str:
+        """What goes on without the command that was interrupted, and the way to go on with it; empty where nothing does."""
+
+    def made_here(self, name: str) -> bool:
+        """Whether the cluster was made by this tool from this machine, so that a create that failed may delete it."""

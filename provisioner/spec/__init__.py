@@ -23,11 +23,14 @@ flat, from the object that `load` and `ClusterSpec.make` return:
 | spec.dataplane.admission        | spec.dataplane.admission                | AdmissionMode                         |
 | spec.dataplane.loadBalancerPool | spec.dataplane.load_balancer_pool       | tuple of networks, or None: provider's |
 | spec.allow                      | spec.allow                              | rule -> reason                        |
+| spec.gke                        | spec.gke                                | Gke, with provider gke                |
 
 The IPv6 networks always have a value; they count only where `spec.dual_stack`. `spec.to_document()` is the inverse of
-`ClusterSpec.from_document()`, and `spec.differences(other)` names the fields in which two specs differ.
+`ClusterSpec.from_document()`; for provider gke it holds what was said, without the defaults. `spec.differences(other)` names the fields in
+which two specs differ.
 """
 
+from provisioner.spec.gke import Gke
 from provisioner.spec.loading import Override, load_spec
 from provisioner.spec.models import AdmissionMode, ClusterSpec, Dataplane, ProviderName, RoutingMode, StackType
 from provisioner.spec.networks import HostRoute, check_host_routes
@@ -37,6 +40,7 @@ __all__ = [
     "AdmissionMode",
     "ClusterSpec",
     "Dataplane",
+    "Gke",
     "HostRoute",
     "Override",
     "ProviderName",

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from provisioner import errors
-from provisioner.spec.models import API_VERSION, GATE, INVALID, KIND, WHOLE, ClusterSpec
+from provisioner.spec.fields import GATE, INVALID, WHOLE
+from provisioner.spec.models import API_VERSION, KIND, ClusterSpec
 from provisioner.spec.networks import Path, Problem, dotted
 
 # A document of this format needs five levels and some dozens of values; far beyond that it is an accident or an attack by aliases.

@@ -12,10 +12,12 @@ from enum import StrEnum
 from ipaddress import AddressValueError, IPv4Network, IPv6Network, NetmaskValueError, ip_interface, ip_network
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr, model_validator
 from pydantic_core import PydanticCustomError
 
+from provisioner.spec.fields import GATE, WHOLE, Model, choice, invalid
+from provisioner.spec.gke import Gke
+from provisioner.spec.gke_checks import gke_problems
 from provisioner.spec.networks import IPNetwork, Problem, network_problems
 
 API_VERSION: Final = "provisioner.dev/v1alpha1"
@@ -23,14 +25,12 @@ KIND: Final = "Cluster"
 DEFAULT_KUBERNETES_VERSION = "1.34.4"
 MAX_NAME_LENGTH = 40
 MAX_NODES = 20
+# Of one pool and zone: what gcloud puts into a pool before it makes another.
+MAX_NODES_GKE = 1000
 # IPv6 asks every link to carry 1280 octets.
 MIN_MTU, MAX_MTU = 1280, 65535
 
 _ALLOW = "spec.allow"
-GATE = "gate"
-INVALID = "invalid"
-WHOLE = "whole"
-
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LABEL_PREFIX = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -70,25 +70,21 @@ class ProviderName(StrEnum):
     """Where clusters are made."""
 
     LOCAL = "local"
-
-
-def _invalid(reason: str, remedy: str, kind: str = INVALID) -> PydanticCustomError:
-    # The reason travels in the context: as the template itself, braces in what a user typed would be read as fields.
-    return PydanticCustomError(kind, "{reason}", {"reason": reason, "remedy": remedy})  # type: ignore[arg-type,unused-ignore]
+    GKE = "gke"
 
 
 def _name(value: object) -> object:
     if not isinstance(value, str):
-        raise _invalid(f"is {value!r}, which is not text", "Put the name in quotes.")
+        raise invalid(f"is {value!r}, which is not text", "Put the name in quotes.")
     if not value:
-        raise _invalid("is empty", "Give the cluster a name.")
+        raise invalid("is empty", "Give the cluster a name.")
     if len(value) > MAX_NAME_LENGTH:
-        raise _invalid(
+        raise invalid(
             f"{value!r} has {len(value)} characters, and at most {MAX_NAME_LENGTH} are possible",
             "Shorten it: node names are made from it.",
         )
     if not _DNS_LABEL.fullmatch(value):
-        raise _invalid(
+        raise invalid(
             f"{value!r} is not a DNS-1123 label",
             "Use lower-case letters, digits and '-', beginning and ending with a letter or a digit.",
         )
@@ -97,16 +93,16 @@ def _name(value: object) -> object:
 
 def _version(value: object) -> object:
     if not isinstance(value, str):
-        raise _invalid(f"is {value!r}, which YAML reads as a number", f'Write all three parts in quotes: "{DEFAULT_KUBERNETES_VERSION}".')
+        raise invalid(f"is {value!r}, which YAML reads as a number", f'Write all three parts in quotes: "{DEFAULT_KUBERNETES_VERSION}".')
     match = _VERSION.fullmatch(value)
     if match is None:
-        raise _invalid(f"{value!r} is not a version", f"Write all three parts, as in {DEFAULT_KUBERNETES_VERSION}.")
+        raise invalid(f"{value!r} is not a version", f"Write all three parts, as in {DEFAULT_KUBERNETES_VERSION}.")
     return match[1]
 
 
 def _dataplane_version(value: object) -> object:
     if value != "v2":
-        raise _invalid(
+        raise invalid(
             f"is {value!r}: there is no other dataplane here than v2",
             "Set it to v2, or give --dataplane-v2.",
             GATE,
@@ -119,52 +115,41 @@ def _network(value: object, family: int | None) -> IPNetwork:
         network: IPNetwork = value
     else:
         if not isinstance(value, str):
-            raise _invalid(f"is {value!r}, which is not a network", 'Write it as text, as in "10.244.0.0/16".')
+            raise invalid(f"is {value!r}, which is not a network", 'Write it as text, as in "10.244.0.0/16".')
         if "/" not in value:
-            raise _invalid(f"{value!r} has no prefix length", "Write address/length, as in 10.244.0.0/16.")
+            raise invalid(f"{value!r} has no prefix length", "Write address/length, as in 10.244.0.0/16.")
         try:
             network = ip_network(value, strict=False)
         except (AddressValueError, NetmaskValueError, ValueError):
-            raise _invalid(f"{value!r} is not a network", "Write address/length, as in 10.244.0.0/16 or fd00:10:244::/56.") from None
+            raise invalid(f"{value!r} is not a network", "Write address/length, as in 10.244.0.0/16 or fd00:10:244::/56.") from None
         if ip_interface(value).ip != network.network_address:
-            raise _invalid(f"{value!r} is an address inside a network", f"Write the network itself: {network}.")
+            raise invalid(f"{value!r} is an address inside a network", f"Write the network itself: {network}.")
     if family is not None and network.version != family:
-        raise _invalid(f"{network} is IPv{network.version}", f"An IPv{family} network belongs here.")
+        raise invalid(f"{network} is IPv{network.version}", f"An IPv{family} network belongs here.")
     return network
 
 
 def _labels(value: object) -> object:
     if not isinstance(value, Mapping):
-        raise _invalid("is not a mapping of names to values", "Write one `name: value` a line.")
+        raise invalid("is not a mapping of names to values", "Write one `name: value` a line.")
     for key, text in value.items():
         if not isinstance(key, str) or not isinstance(text, str):
-            raise _invalid(f"{key!r}: {text!r} is not text", "Put names and values in quotes.")
+            raise invalid(f"{key!r}: {text!r} is not text", "Put names and values in quotes.")
         prefix, slash, name = key.rpartition("/")
         if (slash and (len(prefix) > 253 or not _LABEL_PREFIX.fullmatch(prefix))) or not _LABEL_NAME.fullmatch(name):
-            raise _invalid(f"{key!r} is not a label's name", "Use [PREFIX/]NAME of letters, digits, '-', '_' and '.', the name 63 at most.")
+            raise invalid(f"{key!r} is not a label's name", "Use [PREFIX/]NAME of letters, digits, '-', '_' and '.', the name 63 at most.")
         if text and not _LABEL_NAME.fullmatch(text):
-            raise _invalid(f"{key}: {text!r} is not a label's value", "Use at most 63 letters, digits, '-', '_' and '.'.")
+            raise invalid(f"{key}: {text!r} is not a label's value", "Use at most 63 letters, digits, '-', '_' and '.'.")
     return value
 
 
 def _allowances(value: object) -> object:
     if not isinstance(value, Mapping):
-        raise _invalid("is not a mapping of rules to reasons", "Write one `rule: reason` a line.")
+        raise invalid("is not a mapping of rules to reasons", "Write one `rule: reason` a line.")
     for rule, reason in value.items():
         if not isinstance(rule, str) or not isinstance(reason, str) or not reason.strip():
-            raise _invalid(f"has no reason for {rule!r}", "Write why the rule may pass, as text, for whoever asks later.")
+            raise invalid(f"has no reason for {rule!r}", "Write why the rule may pass, as text, for whoever asks later.")
     return value
-
-
-def _choice(options: type[StrEnum]) -> BeforeValidator:
-    names = [option.value for option in options]
-
-    def check(value: object) -> object:
-        if value not in names:
-            raise _invalid(f"is {value!r}", f"Use {' or '.join(names)}.")
-        return options(value)
-
-    return BeforeValidator(check)
 
 
 CIDRv4 = Annotated[IPv4Network, BeforeValidator(lambda value: _network(value, 4))]
@@ -172,15 +157,11 @@ CIDRv6 = Annotated[IPv6Network, BeforeValidator(lambda value: _network(value, 6)
 CIDR = Annotated[IPv4Network | IPv6Network, BeforeValidator(lambda value: _network(value, None))]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
-
-
-class Dataplane(_Model):
+class Dataplane(Model):
     """The node agent's part."""
 
     version: Annotated[Literal["v2"], BeforeValidator(_dataplane_version)] = Field("v2", description="The only one there is.")
-    routing_mode: Annotated[RoutingMode, _choice(RoutingMode)] = Field(
+    routing_mode: Annotated[RoutingMode, choice(RoutingMode)] = Field(
         RoutingMode.NATIVE, description="native: the nodes share a link and route to each other; vxlan: pods' packets travel in a tunnel."
     )
     mtu: StrictInt | None = Field(
@@ -190,7 +171,7 @@ class Dataplane(_Model):
     non_masquerade_cidrs: tuple[CIDR, ...] = Field(
         (), alias="nonMasqueradeCIDRs", description="Destinations outside the cluster that see the pods' own addresses."
     )
-    admission: Annotated[AdmissionMode, _choice(AdmissionMode)] = Field(
+    admission: Annotated[AdmissionMode, choice(AdmissionMode)] = Field(
         AdmissionMode.DENY,
         description="What happens to objects that the dataplane would ignore: deny, warn, or off (in the audit log only).",
     )
@@ -199,7 +180,7 @@ class Dataplane(_Model):
         alias="socketLB",
         description="Whether Services are translated at the socket where that is possible, not packet by packet.",
     )
-    load_balancer_mode: Annotated[LoadBalancerMode, _choice(LoadBalancerMode)] = Field(
+    load_balancer_mode: Annotated[LoadBalancerMode, choice(LoadBalancerMode)] = Field(
         LoadBalancerMode.SNAT,
         description="snat: the node that a client outside asked answers it; dsr: the backend's node does, and sees the client's address.",
     )
@@ -209,7 +190,7 @@ class Dataplane(_Model):
     )
 
 
-class Metadata(_Model):
+class Metadata(Model):
     """Name and labels."""
 
     name: Annotated[StrictStr, BeforeValidator(_name)] = Field(
@@ -220,15 +201,20 @@ class Metadata(_Model):
     )
 
 
-class Body(_Model):
+class Body(Model):
     """The document's `spec`."""
 
-    provider: Annotated[ProviderName, _choice(ProviderName)] = Field(ProviderName.LOCAL, description="Where the cluster is made.")
-    num_nodes: StrictInt = Field(2, ge=1, le=MAX_NODES, description="Nodes that run pods; the control plane is not one of them.")
+    provider: Annotated[ProviderName, choice(ProviderName)] = Field(ProviderName.LOCAL, description="Where the cluster is made.")
+    num_nodes: StrictInt = Field(
+        2,
+        ge=1,
+        le=MAX_NODES_GKE,
+        description=f"Nodes that run pods, {MAX_NODES} at most with provider local; with gke in each zone, and 3 by default.",
+    )
     kubernetes_version: Annotated[StrictStr, BeforeValidator(_version)] = Field(
         DEFAULT_KUBERNETES_VERSION, description="All three parts.", pattern=f"^{_VERSION.pattern}$"
     )
-    stack_type: Annotated[StackType, _choice(StackType)] = Field(StackType.IPV4, description="Address families of pods and Services.")
+    stack_type: Annotated[StackType, choice(StackType)] = Field(StackType.IPV4, description="Address families of pods and Services.")
     pod_cidr: CIDRv4 = Field(IPv4Network("10.244.0.0/16"), alias="podCIDR", description="Pods' addresses; each node takes a /24.")
     service_cidr: CIDRv4 = Field(IPv4Network("10.96.0.0/16"), alias="serviceCIDR", description="Services' addresses.")
     pod_cidr_v6: CIDRv6 = Field(
@@ -242,9 +228,10 @@ class Body(_Model):
     allow: Annotated[dict[StrictStr, StrictStr], BeforeValidator(_allowances)] = Field(
         default_factory=dict, description="Rules of the compatibility gates that may pass, each with the reason why."
     )
+    gke: Gke | None = Field(None, description="With provider gke: where, and with which of GKE's features.")
 
 
-class ClusterSpec(_Model):
+class ClusterSpec(Model):
     """A whole document. `make`, `from_document` and `provisioner.spec.load_spec` build one; the properties read it."""
 
     api_version: Literal["provisioner.dev/v1alpha1"] = Field(API_VERSION, description="The version of this format.")
@@ -264,9 +251,18 @@ class ClusterSpec(_Model):
 
     def to_document(self) -> dict[str, Any]:
         """The document with every default written out, in JSON's types."""
+        if self.provider is ProviderName.GKE:
+            return self._gke_document()
         document = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         if not self.dual_stack:
             del document["spec"]["podCIDRv6"], document["spec"]["serviceCIDRv6"]
+        return document
+
+    def _gke_document(self) -> dict[str, Any]:
+        """What was said, and no more: to GKE, a default written out is another request than one left out."""
+        document = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
+        document = {"apiVersion": self.api_version, "kind": self.kind} | document
+        document["spec"] = {"provider": self.provider.value, **document.get("spec", {})}
         return document
 
     def differences(self, other: ClusterSpec) -> Sequence[str]:
@@ -276,18 +272,26 @@ class ClusterSpec(_Model):
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
+        problems = list(gke_problems(self) if self.provider is ProviderName.GKE else self._local_problems())
+        if problems:
+            raise PydanticCustomError(
+                WHOLE, "{reason}", {"reason": "; ".join(problem.reason for problem in problems), "problems": problems}
+            )
+        return self
+
+    def _local_problems(self) -> list[Problem]:
         problems = list(network_problems(self))
+        if self.body.gke is not None:
+            problems.append(Problem(("spec", "gke"), "has no effect with provider local", "Set spec.provider to gke (--provider gke)."))
+        if self.num_nodes > MAX_NODES:
+            problems.append(Problem(("spec", "numNodes"), f"is {self.num_nodes}", f"Use {MAX_NODES} or less."))
         if not self.dual_stack:
             for field, name in (("pod_cidr_v6", "podCIDRv6"), ("service_cidr_v6", "serviceCIDRv6")):
                 if field in self.body.model_fields_set:
                     problems.append(
                         Problem(("spec", name), "has no effect with stackType ipv4", "Set spec.stackType to ipv4-ipv6, or leave it out.")
                     )
-        if problems:
-            raise PydanticCustomError(
-                WHOLE, "{reason}", {"reason": "; ".join(problem.reason for problem in problems), "problems": problems}
-            )
-        return self
+        return problems
 
     @property
     def name(self) -> str:
@@ -352,6 +356,10 @@ class ClusterSpec(_Model):
     @property
     def dataplane(self) -> Dataplane:
         return self.body.dataplane
+
+    @property
+    def gke(self) -> Gke:
+        return self.body.gke or Gke()
 
 
 def _flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

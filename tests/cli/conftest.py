@@ -49,7 +49,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeProvider:
     fake = FakeProvider(tmp_path / "state")
-    monkeypatch.setattr(backend, "open_provider", lambda name="local", kubernetes_bin_dir=None: fake)
+    monkeypatch.setattr(backend, "open_provider", lambda name="local", kubernetes_bin_dir=None, **place: fake)
     return fake
 
 

@@ -83,6 +83,15 @@ class FakeProvider:
         self.loaded += archives
         return [f"image-of-{archive.name}" for archive in archives]
 
+    def context(self, name: str) -> str:
+        return f"provisioner-{name}"
+
+    def going_on(self, name: str) -> str:
+        return ""
+
+    def made_here(self, name: str) -> bool:
+        return True
+
     def _set(self, spec: ClusterSpec, state: ClusterState) -> None:
         self.clusters[spec.name] = ClusterInfo(
             spec.name, "local", state, spec.kubernetes_version, spec.num_nodes, "https://172.30.0.2:6443", "2026-01-02T03:04:05Z", spec,

@@ -384,7 +384,7 @@ def test_schema_and_version_need_no_provider(home: Path, capsys: pytest.CaptureF
         (("create-cluster", "demo", "--dataplane-v2", "--num-nodes", "0"), "--num-nodes"),
         (("create-cluster", "demo", "--dataplane-v2", "--mtu", "0"), "--mtu"),
         (("create-cluster", "Bad_Name", "--dataplane-v2"), "DNS-1123"),
-        (("create-cluster", "demo", "--dataplane-v2", "--provider", "gke"), "gke"),
+        (("create-cluster", "demo", "--dataplane-v2", "--provider", "moon"), "moon"),
     ],
 )
 def test_a_wrong_command_line_ends_with_3_and_names_what_is_wrong(run: Run, arguments: tuple[str, ...], words: str) -> None:

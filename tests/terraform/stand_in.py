@@ -72,7 +72,7 @@ def run(directory: Path, arguments: list[str]) -> int:
         calls.write(json.dumps(arguments) + "\n")
     saved = directory / "clusters.pickle"
     provider = StandIn(directory, clusters=pickle.loads(saved.read_bytes()) if saved.exists() else {})
-    backend.open_provider = lambda name="local", kubernetes_bin_dir=None: provider  # type: ignore[assignment]
+    backend.open_provider = lambda *_, **__: provider  # type: ignore[assignment]
     return main.main(arguments)
 
 

@@ -185,6 +185,17 @@ class LocalProvider:
             loaded = list(pool.map(load, nodes.items()))
         return sorted(set(loaded[0]))
 
+    def context(self, name: str) -> str:
+        return f"provisioner-{name}"
+
+    def going_on(self, _name: str) -> str:
+        """Nothing: what was begun ends with the command."""
+        return ""
+
+    def made_here(self, _name: str) -> bool:
+        """Always: there is no other way to make one."""
+        return True
+
 
 def _is_valid_name(name: str) -> bool:
     try:

@@ -13,10 +13,10 @@ def test_the_schema_is_json_and_names_the_document_s_fields() -> None:
     body = schema["$defs"]["Body"]
     assert set(body["properties"]) == {
         "provider", "numNodes", "kubernetesVersion", "stackType", "podCIDR", "serviceCIDR", "podCIDRv6", "serviceCIDRv6",
-        "nodeSubnet", "dataplane", "allow",
+        "nodeSubnet", "dataplane", "allow", "gke",
     }  # fmt: skip
     assert body["additionalProperties"] is False
-    assert body["properties"]["numNodes"]["maximum"] == 20
+    assert body["properties"]["numNodes"]["maximum"] == 1000
 
 
 def test_every_default_of_the_schema_is_in_the_default_document() -> None:
@@ -27,6 +27,6 @@ def test_every_default_of_the_schema_is_in_the_default_document() -> None:
 
 
 def test_every_field_is_described() -> None:
-    for definition in ("Body", "Dataplane", "Metadata"):
+    for definition in ("Body", "Dataplane", "Metadata", "Gke", "NodePool", "CreateSubnetwork", "NetworkLogging", "LogRule"):
         for name, field in json_schema()["$defs"][definition]["properties"].items():
             assert field.get("description") or "$ref" in field, name
