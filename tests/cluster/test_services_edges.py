@@ -14,6 +14,9 @@ from .kube import Cluster, agent_on, eventually, run, toolbox_pod, url
 HOST_PORT, HOST_PORT_UDP, LOOPBACK_PORT, NARROW_PORT = 32101, 32102, 32103, 32104
 
 
+pytestmark = pytest.mark.parametrize("cluster", ["native-dual", "vxlan-ipv4"], indirect=True)
+
+
 @pytest.fixture
 def namespace(cluster: Cluster) -> Iterator[str]:
     with cluster.namespace("edges") as name:
