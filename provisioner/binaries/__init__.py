@@ -16,7 +16,7 @@ from provisioner import cache, errors
 from provisioner.binaries.pins import DEFAULT_VERSION, OPTIONAL, REQUIRED, Part, Pins, load, normalise
 from provisioner.plan.steps import Deadline, Progress
 
-__all__ = ["DEFAULT_VERSION", "Binaries", "ensure"]
+__all__ = ["DEFAULT_VERSION", "Binaries", "ensure", "ensure_part"]
 
 _LOCK = "binaries"
 _RELEASE_SPACE = 2 << 30
@@ -59,6 +59,17 @@ def ensure(version: str, bin_dir: Path | None, deadline: Deadline, progress: Pro
     chosen = "; ".join(f"{name}: {source}" for name, source in sources.items())
     progress(f"programs of Kubernetes {pins.version}: {chosen}")
     return Binaries(entry, chosen, pins.version)
+
+
+def ensure_part(name: str, version: str, deadline: Deadline, progress: Progress) -> Binaries:
+    """A directory with the programs of one part alone, for those that no set has: `pins.ON_DEMAND`. Raises what `ensure` raises."""
+    pins = load(version, (name,))
+    (part,) = pins.parts
+    entry = _part_directory(part, pins)
+    if cache.is_intact(entry):
+        return Binaries(entry, "cache", pins.version)
+    with cache.lock(_LOCK, deadline, progress):
+        return Binaries(entry, _ensure_part(part, pins, deadline, progress), pins.version)
 
 
 def cached_directory(pins: Pins) -> Path:
