@@ -10,7 +10,7 @@ FAST := tests/unit tests/cli tests/local tests/datapath
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HOME,XDG_CACHE_HOME,PATH)
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup tools demo test test-fast test-cluster lint format bench images lock clean distclean
+.PHONY: help setup tools demo test test-fast test-cluster conformance lint format bench images lock clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -34,6 +34,11 @@ test-fast: tools ## all but the cluster suite
 
 test-cluster: setup ## the suite on real clusters
 	$(ROOT) $(PYTEST) tests/cluster
+
+# FOCUS, SKIP: regular expressions of specs' texts; NODES, PROCS: how many. Only the whole run writes the page.
+conformance: setup ## Kubernetes' own sig-network conformance specs on a local cluster; FOCUS='Netpol' selects others
+	$(ROOT) $(PYTHON) -m tests.conformance $(if $(FOCUS),--focus '$(FOCUS)',--page docs/conformance.md) \
+	  $(if $(SKIP),--skip '$(SKIP)') $(if $(NODES),--nodes $(NODES)) $(if $(PROCS),--procs $(PROCS))
 
 lint: tools ## ruff, mypy --strict, import contracts
 	@$(MAKE) --no-print-directory lint-only
