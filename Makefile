@@ -58,7 +58,8 @@ bench: setup ## measure what docs/benchmarks.md reports
 	@mkdir -p build
 	$(ROOT) $(PYTHON) -m tests.bench.datapath_limit --json build/bench-datapath.json
 	$(ROOT) $(PYTHON) -m tests.bench.cluster --json build/bench-cluster.json
-	$(PYTHON) -m tests.bench.report build/bench-datapath.json build/bench-cluster.json > build/benchmarks.md
+	$(ROOT) $(PYTHON) -m tests.bench.services --json build/bench-services.json
+	$(PYTHON) -m tests.bench.report build/bench-datapath.json build/bench-cluster.json build/bench-services.json > build/benchmarks.md
 	mv build/benchmarks.md docs/benchmarks.md
 
 images: setup ## build the images that nodes get
