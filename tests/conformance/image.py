@@ -16,8 +16,10 @@ from provisioner.images import oci, rootfs
 from provisioner.images.build import REGISTRY, TOOLBOX_ROOTFS
 from provisioner.process import Unlimited, say
 
-# getent, which the DNS specs call, is in libc-bin.
-ROOTFS = dataclasses.replace(TOOLBOX_ROOTFS, name="e2e", packages=(*TOOLBOX_ROOTFS.packages, "iperf", "libc-bin"))
+# getent, which the DNS specs call, is in libc-bin; which, in debianutils.
+ROOTFS = dataclasses.replace(
+    TOOLBOX_ROOTFS, name="e2e", packages=(*TOOLBOX_ROOTFS.packages, "debianutils", "hostname", "iperf", "libc-bin")
+)
 # A spec repeats its requests itself, and counts each answer.
 WGETRC = b"tries = 1\n"
 CONFIG = oci.Config(
@@ -80,6 +82,7 @@ def write_image(target: Path, names: Sequence[str], programs: Binaries) -> None:
         entries = [
             oci.Entry("agnhost", 0o755, source=programs.path("agnhost")),
             oci.Entry("agnhost-2", link="agnhost"),
+            oci.Entry("coredns", 0o755, source=programs.path("coredns")),  # DNS specs run a server of their own
             oci.Entry("etc/wgetrc", content=WGETRC),
             oci.Entry("localhost.crt", content=public),
             oci.Entry("localhost.key", content=secret),
