@@ -28,7 +28,7 @@ SYNC_SECONDS = 300
 
 def anetd_off(cluster: Cluster) -> None:
     """No agent, no program and no table of it on any node."""
-    cluster.kubectl("patch", "-n", "kube-system", "daemonset/anetd", "--patch", json.dumps(_nodes_with({"bench": "no node has this"})))
+    cluster.kubectl("patch", "-n", "kube-system", "daemonset/anetd", "--patch", json.dumps(_nodes_with({"bench": "no-node-has-this"})))
     eventually(lambda: not cluster.get("pods", "-n", "kube-system", "-l", "app=anetd")["items"], within=120, what="no agent")
     for node in cluster.nodes():
         cluster.in_member(node, "rm", "-rf", "/sys/fs/bpf/anetd", "/etc/cni/net.d/05-anetd.conflist")

@@ -367,29 +367,35 @@ def main() -> None:
     proxies = json.loads(run(sys.executable, "-m", "provisioner.binaries", "--json", "--part", "kube-proxy", timeout=3600))["directory"]
     found: dict[str, Any] = {"scales": options.scales, "planes": {plane: {} for plane in ("anetd", *KUBE_PROXY_MODES)}, "cut_short": False}
     found["iptables"], found["nft"] = sh("iptables --version").strip(), sh("nft --version").strip()
-    signal.signal(signal.SIGALRM, out_of_time)
-    signal.alarm(options.minutes * 60)
+    try:
+        run_all(options, found, images["toolbox"], binaries / "kubectl", Path(proxies) / "kube-proxy")
+    except OutOfTime:
+        found["cut_short"] = True
+        say(f"stopped after {options.minutes} minutes")
+    finally:
+        text = json.dumps(found, indent=2)
+        if options.json:
+            options.json.write_text(text + "\n")
+        print(text)
+
+
+def run_all(options: argparse.Namespace, found: dict[str, Any], toolbox: dict[str, Any], kubectl: Path, kube_proxy: Path) -> None:
+    """Fill `found`, in a cluster that is deleted whatever happens; OutOfTime when the run's time is over."""
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         scratch = Path(directory)
         tool = scratch / "netbench"
         sh(f"gcc -O2 -static -o {tool} {HERE / 'netbench.c'} -lpthread")
+        cluster = stack.enter_context(cluster_of_two(scratch, str(kubectl), toolbox))
+        stack.enter_context(outside(cluster, cluster.nodes()[0]))
+        cluster.kubectl("create", "namespace", objects.NAMESPACE)
+        pods = IPv4Network(json.loads(cluster.get("configmap", "-n", "kube-system", "anetd-config")["data"]["config.json"])["podCIDRs"][0])
+        api = objects.Api(cluster.kubeconfig)
+        signal.signal(signal.SIGALRM, out_of_time)
+        signal.alarm(options.minutes * 60)
         try:
-            cluster = stack.enter_context(cluster_of_two(scratch, str(binaries / "kubectl"), images["toolbox"]))
-            stack.enter_context(outside(cluster, cluster.nodes()[0]))
-            cluster.kubectl("create", "namespace", objects.NAMESPACE)
-            pods = IPv4Network(
-                json.loads(cluster.get("configmap", "-n", "kube-system", "anetd-config")["data"]["config.json"])["podCIDRs"][0]
-            )
-            api = objects.Api(cluster.kubeconfig)
-            measure_all(Lab(cluster, api, tool, scratch, Path(proxies) / "kube-proxy", pods, options, found))
-        except OutOfTime:
-            found["cut_short"] = True
-            say(f"stopped after {options.minutes} minutes")
-        signal.alarm(0)
-    text = json.dumps(found, indent=2)
-    if options.json:
-        options.json.write_text(text + "\n")
-    print(text)
+            measure_all(Lab(cluster, api, tool, scratch, kube_proxy, pods, options, found))
+        finally:
+            signal.alarm(0)
 
 
 if __name__ == "__main__":
