@@ -85,12 +85,13 @@ def ptp_off(cluster: Cluster) -> None:
 class KubeProxy:
     """A kube-proxy that runs on one node: on the other nobody asks a Service's address."""
 
-    def __init__(self, pid: int, began: float, cluster: Cluster, node: str) -> None:
-        self._pid, self._began, self._cluster, self._node = pid, began, cluster, node
+    def __init__(self, process: subprocess.Popen[bytes], began: float, inside: list[str]) -> None:
+        self._process, self._began, self._inside = process, began, inside
 
     def synced_seconds(self) -> float | None:
         """From its start to the end of its first synchronisation; None when that takes longer than `SYNC_SECONDS`."""
         while time.monotonic() < self._began + SYNC_SECONDS:
+            assert self._process.poll() is None, f"kube-proxy ended with {self._process.returncode}"
             # Counted by family; the first to have counted has seen every Service.
             counts = re.findall(r"^kubeproxy_sync_proxy_rules_duration_seconds_count\S* (\d+)", self._metrics(), re.MULTILINE)
             if any(int(count) for count in counts):
@@ -99,10 +100,10 @@ class KubeProxy:
         return None
 
     def resident_mib(self) -> float:
-        return resident_mib(self._pid)
+        return resident_mib(self._process.pid)
 
     def _metrics(self) -> str:
-        return self._cluster.in_member(self._node, "curl", "-s", "--max-time", "5", "http://127.0.0.1:10249/metrics", check=False)
+        return run(*self._inside, "curl", "-s", "--max-time", "5", "http://127.0.0.1:10249/metrics", check=False)
 
 
 @contextmanager
@@ -122,16 +123,17 @@ def kube_proxy(program: Path, mode: str, cluster: Cluster, node: str, pods: str,
     }
     path = scratch / f"kube-proxy-{mode}.json"
     path.write_text(json.dumps(config))
-    inside = ["nsenter", "-t", str(cluster.member_pid(node)), "-n", "--", str(program), f"--config={path}"]
+    inside = ["nsenter", "-t", str(cluster.member_pid(node)), "-n", "--"]
+    argv = [*inside, str(program), f"--config={path}"]
     with (scratch / f"kube-proxy-{mode}.log").open("wb") as log:
         began = time.monotonic()
-        process = subprocess.Popen(inside, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
-            yield KubeProxy(process.pid, began, cluster, node)
+            yield KubeProxy(process, began, inside)
         finally:
             process.terminate()
             process.wait(timeout=60)
-            run(*inside, "--cleanup", timeout=300, check=False)
+            run(*argv, "--cleanup", timeout=300, check=False)
 
 
 def resident_mib(pid: int) -> float:

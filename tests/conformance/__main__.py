@@ -2,8 +2,9 @@
 
     python -m tests.conformance [--focus REGEX] [--skip REGEX] [--nodes N] [--procs N] [--page FILE] [--keep]
 
-Without --focus: the specs of sig-network that are marked [Conformance]. The reports go to build/conformance/. The exit status is 0
-only when specs were run and all of them passed: one that skips itself has not passed.
+Without --focus: the specs of sig-network that are marked [Conformance]. `--focus services`: those that are not, and judge what stands in
+kube-proxy's place; some of them want three nodes. The reports go to build/conformance/. The exit status is 0 only when specs were run and
+all of them passed: one that skips itself has not passed.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ from tests.conformance import image, report
 
 NAME = f"{PREFIX}conformance"
 CONFORMANCE = r"\[sig-network\].*\[Conformance\]"
+SERVICES = (
+    r"\[sig-network\] (Services|Networking|Conntrack|EndpointSlice|EndpointSliceMirroring|Traffic Distribution|Topology Hints|NoSNAT|"
+    r"Connectivity Pod Lifecycle|DNS|Service CIDRs) "
+)
+# Of those: other features, what restarts the machine's own parts by ssh, what wants a cloud, and what asks for kube-proxy's own pages.
+NOT_SERVICES = r"\[Feature:|\[Disruptive\]|\[Conformance\]|\[Provider:|check kube-proxy urls"
 OUTPUT = Path(__file__).resolve().parents[2] / "build" / "conformance"
 
 
@@ -104,7 +111,7 @@ def facts(options: argparse.Namespace, tests: Binaries) -> dict[str, str]:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="python -m tests.conformance", description="Run upstream's specs on a local cluster.")
-    options.add_argument("--focus", default=CONFORMANCE, help="regular expression of the specs' texts")
+    options.add_argument("--focus", default=CONFORMANCE, help="regular expression of the specs' texts, or: services")
     options.add_argument("--skip", default="", help="regular expression of the texts of those that are left out")
     options.add_argument("--nodes", type=int, default=2)
     options.add_argument("--stack", choices=("ipv4", "ipv4-ipv6"), default="ipv4")
@@ -112,7 +119,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options.add_argument("--timeout", default="1h", help="for all specs together")
     options.add_argument("--page", type=Path, help="write docs/conformance.md's text there")
     options.add_argument("--keep", action="store_true", help="keep the cluster, and use one that was kept")
-    return options.parse_args(argv)
+    chosen = options.parse_args(argv)
+    if chosen.focus == "services":
+        chosen.focus, chosen.skip = SERVICES, "|".join(filter(None, (NOT_SERVICES, chosen.skip)))
+    return chosen
 
 
 def main() -> int:
