@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provisioner import cache, errors
-from provisioner.binaries.pins import DEFAULT_VERSION, OPTIONAL, REQUIRED, Part, Pins, load, normalise
+from provisioner.binaries.pins import DEFAULT_VERSION, OPTIONAL, REQUIRED, UNRELEASED, Part, Pins, load, normalise
 from provisioner.plan.steps import Deadline, Progress
 
 __all__ = ["DEFAULT_VERSION", "Binaries", "ensure", "ensure_part"]
@@ -103,7 +103,7 @@ def _ensure_part(part: Part, pins: Pins, deadline: Deadline, progress: Progress)
         with cache.filling(entry) as partial:
             cache.require_space(cache.root(), _RELEASE_SPACE, f"downloading {part.name} {part.version}")
             fetch_part(part, pins.architecture, partial, deadline, progress)
-            extras = tuple(program for program in part.packages if program in OPTIONAL)
+            extras = tuple(program for program in part.packages if program in UNRELEASED)
             if extras:
                 _try_extras(part, extras, partial, deadline, progress)
         return "official release"

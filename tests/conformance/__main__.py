@@ -41,8 +41,8 @@ OUTPUT = Path(__file__).resolve().parents[2] / "build" / "conformance"
 
 
 @contextmanager
-def cluster_of(nodes: int, stack: str, archive: Path, programs: Binaries, scratch: Path, *, keep: bool) -> Iterator[Cluster]:
-    """A cluster with the specs' image on every node, and each node in a zone of its own, as the topology specs want."""
+def cluster_of(nodes: int, stack: str, archives: Sequence[Path], programs: Binaries, scratch: Path, *, keep: bool) -> Iterator[Cluster]:
+    """A cluster with the specs' images on every node, and each node in a zone of its own, as the topology specs want."""
     kubeconfig = scratch / "kubeconfig"
     config = spec_file(scratch, NAME, numNodes=nodes, stackType=stack)
     if not keep:
@@ -50,7 +50,7 @@ def cluster_of(nodes: int, stack: str, archive: Path, programs: Binaries, scratc
     create = [PROVISIONER, "create-cluster", NAME, "--dataplane-v2", "--config", str(config), "--kubeconfig", str(kubeconfig)]
     try:
         subprocess.run([*create, "--timeout", "10m"], check=True, stdout=sys.stderr)
-        run(PROVISIONER, "load-image", NAME, str(archive), timeout=600)
+        run(PROVISIONER, "load-image", NAME, *map(str, archives), timeout=600)
         cluster = Cluster(NAME, kubeconfig, {}, "", PROVISIONER, str(programs.path("kubectl")))
         for number, node in enumerate(cluster.nodes()):
             cluster.kubectl("label", "node", node, f"topology.kubernetes.io/zone=zone-{number}", "--overwrite")
@@ -136,10 +136,10 @@ def main() -> int:
     tests = ensure_part("e2e", DEFAULT_VERSION, Unlimited(), say)
     with tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
-        registries, archive = scratch / "registries.yaml", scratch / "agnhost.tar"
+        registries = scratch / "registries.yaml"
         registries.write_text(image.registries())
-        image.write_image(archive, image.wanted_names(tests.path("e2e.test"), registries), programs)
-        with cluster_of(options.nodes, options.stack, archive, programs, scratch, keep=options.keep) as cluster:
+        archives = image.write_images(scratch, image.wanted_names(tests.path("e2e.test"), registries), programs, tests)
+        with cluster_of(options.nodes, options.stack, archives, programs, scratch, keep=options.keep) as cluster:
             status = run_specs(cluster, tests, registries, options)
     written = OUTPUT / "report.json"
     found = report.specs(json.loads(written.read_text())) if written.exists() else []

@@ -1,4 +1,4 @@
-"""The image that upstream's specs run in pods: agnhost on Debian, with the programs that specs call in it, under every name they ask for."""
+"""The images that upstream's specs run in pods: agnhost on Debian, with the programs that specs call in it, under the names they ask for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from provisioner import cache
@@ -22,11 +22,11 @@ ROOTFS = dataclasses.replace(
 )
 # A spec repeats its requests itself, and counts each answer.
 WGETRC = b"tries = 1\n"
-CONFIG = oci.Config(
-    entrypoint=("/agnhost",), command=("pause",), env=("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",)
-)
-# The repositories of images that the sig-network specs use; agnhost can stand for each of them.
+PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# The repositories of images that the sig-network specs use; agnhost stands for each of them.
 REPOSITORIES = ("agnhost", "busybox", "jessie-dnsutils", "pause")
+# The server of one spec, which sends packets out of the window of its connections.
+INJECTOR = "regression-issue-74839"
 
 
 def registries() -> str:
@@ -44,7 +44,7 @@ def wanted_names(program: Path, registry_list: Path) -> list[str]:
         check=True,
         env={"KUBE_TEST_REPO_LIST": str(registry_list)},
     ).stdout
-    prefixes = tuple(f"{REGISTRY}/{repository}:" for repository in REPOSITORIES)
+    prefixes = tuple(f"{REGISTRY}/{repository}:" for repository in (*REPOSITORIES, INJECTOR))
     return sorted({line.strip() for line in listing.splitlines() if line.strip().startswith(prefixes)})
 
 
@@ -74,20 +74,40 @@ def certificate() -> tuple[bytes, bytes]:
     return signed.public_bytes(pem), secret
 
 
-def write_image(target: Path, names: Sequence[str], programs: Binaries) -> None:
-    """Write the archive `target`. The Debian layer comes from the cache; the rest takes a second."""
+def write_images(directory: Path, names: Sequence[str], programs: Binaries, tests: Binaries) -> list[Path]:
+    """Write the archives. The Debian layer comes from the cache; the rest takes a second."""
+    servers = [name for name in names if name.startswith(f"{REGISTRY}/{INJECTOR}:") and tests.has(INJECTOR)]
+    archives = [_write(directory / f"{INJECTOR}.tar", servers, [], [_program(tests, INJECTOR)], (f"/{INJECTOR}",))] if servers else []
     with cache.lock("images", Unlimited(), say):
         base = rootfs.ensure(ROOTFS, Unlimited(), say)
         public, secret = certificate()
         entries = [
-            oci.Entry("agnhost", 0o755, source=programs.path("agnhost")),
+            _program(programs, "agnhost"),
+            _program(programs, "coredns"),  # DNS specs run a server of their own
             oci.Entry("agnhost-2", link="agnhost"),
-            oci.Entry("coredns", 0o755, source=programs.path("coredns")),  # DNS specs run a server of their own
             oci.Entry("etc/wgetrc", content=WGETRC),
             oci.Entry("localhost.crt", content=public),
             oci.Entry("localhost.key", content=secret),
             oci.Entry("uploads", 0o777),
         ]
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            own = oci.write_layer(entries, Path(scratch) / "layer.tar")
-            oci.write_archive(target, names[0], [base, own], CONFIG, architecture(), names[1:])
+        ours = [name for name in names if name not in servers]
+        return [*archives, _write(directory / "agnhost.tar", ours, [base], entries, ("/agnhost",), ("pause",))]
+
+
+def _program(found: Binaries, name: str) -> oci.Entry:
+    return oci.Entry(name, 0o755, source=found.path(name))
+
+
+def _write(
+    target: Path,
+    names: Sequence[str],
+    base: Sequence[oci.Layer],
+    entries: Iterable[oci.Entry],
+    entrypoint: Sequence[str],
+    command: Sequence[str] = (),
+) -> Path:
+    config = oci.Config(entrypoint=entrypoint, command=command, env=(PATH,))
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        own = oci.write_layer(entries, Path(scratch) / "layer.tar")
+        oci.write_archive(target, names[0], [*base, own], config, architecture(), names[1:])
+    return target

@@ -145,7 +145,7 @@ def test_a_failed_build_of_what_no_release_has_is_said_and_not_fatal(monkeypatch
     assert any("without agnhost" in line for line in lines)
 
 
-@pytest.mark.parametrize(("name", "programs"), [("e2e", {"ginkgo", "e2e.test"}), ("kube-proxy", {"kube-proxy"})])
+@pytest.mark.parametrize(("name", "programs"), [("e2e", {"ginkgo", "e2e.test", "regression-issue-74839"}), ("kube-proxy", {"kube-proxy"})])
 def test_a_part_on_demand_is_pinned_to_the_same_version_and_is_of_no_set(name, programs):
     (part,) = pins.load("1.34.4", (name,)).parts
     assert (set(part.packages), part.version) == (programs, "v1.34.4")
@@ -168,7 +168,8 @@ def test_a_package_of_specs_is_compiled_as_a_test_and_a_program_is_built(tmp_pat
     monkeypatch.setattr(cache, "require_space", lambda *args: None)
     (part,) = pins.load("1.34.4", ("e2e",)).parts
     build.build_part(part, toolchain.Go(tmp_path / "go", "go1.99"), tmp_path, tmp_path / "log", deadline, lines.append)
-    assert commands == {"github.com/onsi/ginkgo/v2/ginkgo": ["build", "-v"], "k8s.io/kubernetes/test/e2e": ["test", "-c"]}
+    assert commands["github.com/onsi/ginkgo/v2/ginkgo"] == ["build", "-v"]
+    assert commands["k8s.io/kubernetes/test/e2e"] == ["test", "-c"]
 
 
 @pytest.fixture
