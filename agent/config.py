@@ -43,7 +43,7 @@ class Config:
     masquerade: bool = True
     non_masquerade_cidrs: tuple[Network, ...] = ()
     attach_mode: str = "auto"
-    layout: str = "v1"
+    layout: str = "v2"
 
 
 def _text(field: str, value: object) -> str:

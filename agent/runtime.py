@@ -198,6 +198,7 @@ class Agent:
             node_ipv6=own.ipv6,
             device=host.device.name,
             device_ifindex=host.device.index,
+            device_mac=host.device.mac,
             overlay_ifindex=host.overlay.index if host.overlay is not None else 0,
             routing_mode=RoutingMode(self.config.routing_mode),
             masquerade=self.config.masquerade,

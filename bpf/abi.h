@@ -26,6 +26,8 @@ enum config_flag {
 	CONFIG_COARSE_CLOCK = 1 << 2, /* the kernel has bpf_ktime_get_coarse_ns (5.11) */
 	CONFIG_IPV4 = 1 << 3, /* the node has an IPv4 address */
 	CONFIG_IPV6 = 1 << 4,
+	CONFIG_SET_RETVAL = 1 << 5, /* the kernel has bpf_set_retval at socket hooks (5.18) */
+	CONFIG_DIRECT_RETURN = 1 << 6, /* another node's backend answers clients outside itself */
 };
 
 struct datapath_config {
@@ -37,7 +39,9 @@ struct datapath_config {
 	__u32 flags; /* enum config_flag */
 	__u16 masquerade_first; /* host order, both ends included */
 	__u16 masquerade_last;
-	__u32 padding;
+	__u8 device_mac[6];
+	__u8 padding[6];
+	__u64 host_netns_cookie; /* of the node's own network namespace; 0: unknown */
 };
 
 /* endpoints: struct address (a local pod's) -> struct endpoint */
@@ -73,17 +77,42 @@ struct route {
 /* route_generation: one __u32 that changes with every change of routes, after it */
 
 /* frontends */
+enum frontend_scope {
+	FRONTEND_ADDRESS = 0, /* the key's address */
+	FRONTEND_NODE_PORT = 1, /* every address of every node; the key's is all zero (IPv4: ::ffff:0.0.0.0) */
+	FRONTEND_HOST_PORT = 2, /* every address of this node; as above */
+};
+
+/*
+ * Port 0, protocol 0 and FRONTEND_ADDRESS: the address belongs to some Service. What is sent to a port that has no frontend is refused
+ * there, whereas nothing answers for an address that no Service has.
+ */
 struct frontend_key {
 	struct address address;
 	__be16 port;
 	__u8 protocol;
-	__u8 padding[5];
+	__u8 scope; /* enum frontend_scope */
+	__u32 padding;
 };
 
+enum frontend_flag {
+	FRONTEND_SOCKET = 1 << 0, /* may be translated at the socket: nothing depends on who asks */
+	FRONTEND_DROP_INSIDE = 1 << 1, /* no backend for clients of the cluster, but not for lack of endpoints: drop, do not refuse */
+	FRONTEND_DROP_OUTSIDE = 1 << 2, /* the same for the others */
+	FRONTEND_SOURCE_RANGES = 1 << 3, /* for clients in source_ranges alone */
+	FRONTEND_MAGLEV = 1 << 4, /* maglev has a row for the group of clients outside */
+	FRONTEND_ANNOUNCED = 1 << 5, /* of a row with port 0: this node answers when the link is asked who has the address */
+};
+
+/* Two groups of backends, which may be the same one: for clients in the cluster (pods, nodes), and for those outside of it. */
 struct frontend {
-	__u32 service_id;
+	__u32 service_id; /* of the group inside; names the affinity and the source ranges of both */
+	__u32 outside_id; /* 0: as inside, its count too */
 	__u16 count; /* slots 0..count-1 of backend_slots exist */
-	__u16 flags; /* none yet */
+	__u16 outside_count;
+	__u16 flags; /* enum frontend_flag */
+	__u16 padding;
+	__u32 affinity_timeout; /* in the unit of last_seen; 0: no affinity */
 };
 
 /* backend_slots: struct slot_key -> __u32 backend id */
@@ -92,13 +121,53 @@ struct slot_key {
 	__u32 slot;
 };
 
-/* backends: __u32 id -> struct backend */
+/* backends: __u32 id -> struct backend. An id belongs to one group: while it is there, the group has the backend. */
 struct backend {
 	struct address address;
 	__be16 port;
 	__u8 protocol;
 	__u8 flags; /* none yet */
 	__u32 padding;
+};
+
+/* maglev: __u32 group of backends -> a backend's id by a hash of the client, so that every node answers alike */
+#define MAGLEV_SIZE 2039
+
+struct maglev_row {
+	__u32 backends[MAGLEV_SIZE];
+};
+
+/* source_ranges: longest prefix; a client that is in none of a frontend's is dropped */
+struct source_range_key {
+	__u32 prefix_length; /* 32 for service_id and the prefix's own length of 128 */
+	__u32 service_id;
+	__u32 address[4];
+};
+
+/* affinity: who was sent where */
+struct affinity_key {
+	struct address client;
+	__u32 service_id;
+	__u32 padding;
+};
+
+struct affinity_row {
+	__u32 backend;
+	__u32 last_used; /* as last_seen */
+};
+
+/* socket_flows: what a socket translated, so that what it hears is put back */
+struct socket_flow_key {
+	__u64 cookie;
+	struct address backend;
+	__be16 port;
+	__u8 padding[6];
+};
+
+struct socket_flow {
+	struct address frontend;
+	__be16 port;
+	__u8 padding[6];
 };
 
 /*
@@ -140,7 +209,7 @@ struct conntrack_row {
 	__be16 masquerade_port; /* 0: the flow is not masqueraded */
 	__be16 translated_port;
 	__u16 next_hop_generation;
-	__u32 service_id; /* CT_TRANSLATED: the service's; CT_SERVICE_ROW: the backend's */
+	__u32 backend_id; /* with CT_SERVICE_ROW */
 	union {
 		struct address translated_address;
 		struct address next_hop;
@@ -150,7 +219,7 @@ struct conntrack_row {
 	__u32 b_ifindex;
 };
 
-/* masquerade: struct flow_key -> the pod behind it */
+/* masquerade: struct flow_key -> who is behind it: a pod, or a Service's client whose packets were sent on to another node */
 struct masquerade_row {
 	struct address pod_address;
 	__be16 pod_port;
@@ -176,8 +245,8 @@ enum drop_reason {
 	DROP_MALFORMED = 1, /* a header that is cut short or contradicts itself */
 	DROP_SPOOFED_SOURCE = 2, /* a pod used an address that is not its own */
 	DROP_NO_SUCH_POD = 3, /* in this node's pod CIDR, but no endpoint has it */
-	DROP_NO_SUCH_SERVICE = 4, /* in the service CIDR, but no frontend has address, port and protocol */
-	DROP_NO_BACKEND = 5, /* a frontend without endpoints */
+	DROP_NO_SUCH_SERVICE = 4, /* in the service CIDR, but no Service has the address */
+	DROP_NO_BACKEND = 5, /* a frontend without endpoints, or a Service's address and none of its ports */
 	DROP_SERVICE_COLLISION = 6, /* two frontends, one backend, one client port: replies could not be told apart */
 	DROP_FRAGMENT_WITHOUT_FIRST = 7, /* a later fragment whose first one was not seen */
 	DROP_MASQUERADE_EXHAUSTED = 8, /* no free port towards that destination */
@@ -186,6 +255,10 @@ enum drop_reason {
 	DROP_REWRITE_FAILED = 11, /* a helper that changes the packet failed */
 	DROP_NO_TUNNEL = 12, /* set_tunnel_key failed */
 	DROP_UNSUPPORTED_LAYER2 = 13, /* from a pod, neither IP nor ARP */
+	DROP_NO_LOCAL_BACKEND = 14, /* a frontend of policy Local without an endpoint on this node */
+	DROP_NOT_IN_SOURCE_RANGES = 15, /* a client that loadBalancerSourceRanges does not name */
+	DROP_TOO_BIG = 16, /* for the way to another node's backend; the sender is told */
+	DROP_NOBODY_BEHIND = 17, /* to a port of the node whose flow is over */
 };
 
 enum drop_direction {

@@ -1,10 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The tunnel's device (VXLAN, external mode): what comes out of it (ingress), and what goes into it (egress). */
-#include "lib/accept.h"
-#include "lib/deliver.h"
+#include "lib/answer.h"
 #include "lib/drop.h"
-#include "lib/icmp_error.h"
-#include "lib/route.h"
+#include "lib/outside.h"
+
+/*
+ * Not for a local pod: an answer to what this node sent into the tunnel under its own address; a client's packet that another node sent
+ * on for direct return; or too late for its pod.
+ */
+inline_always verdict for_no_pod(struct __sk_buff *skb, struct packet *p)
+{
+	verdict v = NOT_FOR_POD;
+
+	if (address_is_node(&p->destination, p->ipv4))
+		v = unmasquerade(skb, p);
+	if (v != NOT_FOR_POD)
+		return v ? v : return_to_client(skb, p);
+	if (configured(CONFIG_DIRECT_RETURN) && p->kind == PACKET_PLAIN && has_ports(p->protocol) && !complete_ports(p)) {
+		v = serve(skb, p, 0);
+		if (v != NOT_FOR_SERVICE)
+			return v;
+	}
+	return route_kind(route_to(&p->destination)) == ROUTE_LOCAL_PODS ? dropped(DROP_NO_SUCH_POD) : TC_ACT_OK;
+}
 
 inline_always verdict handle_from_overlay(struct __sk_buff *skb)
 {
@@ -21,7 +39,7 @@ inline_always verdict handle_from_overlay(struct __sk_buff *skb)
 		return dropped(DROP_REWRITE_FAILED);
 	to = bpf_map_lookup_elem(&endpoints, &p.destination);
 	if (!to)
-		return TC_ACT_OK;
+		return for_no_pod(skb, &p);
 	if (unlikely(p.kind == PACKET_ICMP_ERROR))
 		v = error_to_pod(skb, &p, 0);
 	else
@@ -29,10 +47,33 @@ inline_always verdict handle_from_overlay(struct __sk_buff *skb)
 	return v ? v : deliver(skb, to);
 }
 
+/* The answer to a packet that was dropped goes back into the tunnel it came from. */
+call_apart int answer_by_tunnel(struct __sk_buff *skb, __u32 reason)
+{
+	struct bpf_tunnel_key key = {};
+	__u64 family = 0;
+
+	if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0)) {
+		family = BPF_F_TUNINFO_IPV6;
+		if (bpf_skb_get_tunnel_key(skb, &key, sizeof(key), family))
+			return TC_ACT_SHOT;
+	}
+	key.tunnel_ttl = 64;
+	if (make_answer(skb, reason) || bpf_skb_set_tunnel_key(skb, &key, sizeof(key), family ? family : BPF_F_ZERO_CSUM_TX))
+		return TC_ACT_SHOT;
+	skb->mark = MARK_HANDLED;
+	return bpf_redirect(skb->ifindex, 0);
+}
+
 SEC("tc")
 int from_overlay(struct __sk_buff *skb)
 {
-	return finish(skb, handle_from_overlay(skb), DROP_FROM_OVERLAY);
+	verdict v = handle_from_overlay(skb);
+
+	if (likely(v >= 0))
+		return v;
+	count_drop(skb, -v, DROP_FROM_OVERLAY);
+	return answer_by_tunnel(skb, -v);
 }
 
 /* What the host's stack sends: the pod's program has set the key of what it sends itself. */

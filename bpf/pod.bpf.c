@@ -1,20 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /* A pod's host end: what the pod sends (ingress), and what the host's stack sends to it (egress). */
 #include "lib/accept.h"
-#include "lib/conntrack.h"
-#include "lib/deliver.h"
+#include "lib/answer.h"
 #include "lib/drop.h"
-#include "lib/fragment.h"
+#include "lib/forward.h"
 #include "lib/icmp_error.h"
-#include "lib/masquerade.h"
-#include "lib/reject.h"
-#include "lib/route.h"
-#include "lib/service.h"
-
-inline_always verdict to_next_hop(struct __sk_buff *skb, const struct packet *p, const struct address *next_hop)
-{
-	return configured(CONFIG_VXLAN) ? to_tunnel(skb, p, next_hop) : to_neighbour(skb, p, next_hop);
-}
 
 inline_always __u16 route_generation_now(void)
 {
@@ -42,73 +32,31 @@ call_apart struct route *route_and_remember(const struct packet *p, struct connt
 	return route;
 }
 
-inline_always __u32 route_kind(const struct route *route)
+/* A packet to a frontend becomes one to a backend, whose way `route` is then. */
+inline_always verdict to_backend(struct __sk_buff *skb, struct packet *p, struct flow *f, struct conntrack_row *choice,
+				 struct frontend *frontend, struct conntrack_row *fresh, struct route **route)
 {
-	return route ? route->kind : 0;
+	const struct address *backend;
+	verdict v = find_backend(p, f, choice, frontend, fresh, 0);
+
+	if (v)
+		return v;
+	backend = other_end(f);
+	*route = route_to(backend);
+	/* While the packet can still be answered in the frontend's name. */
+	if (route_kind(*route) == ROUTE_LOCAL_PODS && !bpf_map_lookup_elem(&endpoints, backend))
+		return dropped(DROP_NO_SUCH_POD);
+	return rewrite_to_backend(skb, p, f);
 }
 
-/* Whether a new flow appears with the node's address. Other nodes reach pods through the tunnel only, so they are outside too. */
-inline_always int wants_masquerade(__u32 kind)
+/* Why a packet of a pod that no frontend takes may not leave, 0 if it may: addresses of Services have no other ports than theirs. */
+inline_always verdict beside_services(const struct packet *p, __u32 kind)
 {
-	if (!configured(CONFIG_MASQUERADE))
+	if (kind != 0 && kind != ROUTE_SERVICES)
 		return 0;
-	return kind == 0 || (configured(CONFIG_VXLAN) && kind == ROUTE_NODE);
-}
-
-/* Out of the node by the kernel's routing table, masqueraded if the flow is. */
-verified_apart verdict send_outside(struct __sk_buff *skb, struct packet *p, __u32 masquerade_port, __u32 refresh)
-{
-	struct bpf_redir_neigh neighbour = {};
-	__u32 ifindex = 0;
-	verdict v;
-
-	if (!p)
-		return dropped(DROP_MALFORMED);
-	if (way_outside(skb, p, &neighbour, &ifindex))
-		return TC_ACT_OK;
-	if (last_hop(skb, p))
-		return TC_ACT_OK;
-	if (masquerade_port) {
-		v = masquerade_source(skb, p, masquerade_port, refresh);
-		if (v)
-			return v;
-	}
-	skb->mark = MARK_HANDLED;
-	return bpf_redirect_neigh(ifindex, &neighbour, sizeof(neighbour), 0);
-}
-
-/* A packet whose addresses are final but for the masquerade. `return_by_tunnel`: a reply to a node that asked through the tunnel. */
-inline_always verdict forward(struct __sk_buff *skb, struct packet *p, const struct route *route, int return_by_tunnel,
-			      __be16 masquerade_port, int refresh)
-{
-	switch (route_kind(route)) {
-	case ROUTE_REMOTE_PODS:
-		if (unlikely(too_long(skb, p)))
-			return TC_ACT_OK;
-		return to_next_hop(skb, p, &route->next_hop);
-	case ROUTE_LOCAL_PODS: {
-		struct endpoint *to = bpf_map_lookup_elem(&endpoints, &p->destination);
-
-		return to ? deliver(skb, to) : dropped(DROP_NO_SUCH_POD);
-	}
-	case ROUTE_NODE:
-		if (!configured(CONFIG_VXLAN)) {
-			if (unlikely(too_long(skb, p)))
-				return TC_ACT_OK;
-			return to_neighbour(skb, p, &route->next_hop);
-		}
-		if (return_by_tunnel || !configured(CONFIG_MASQUERADE)) {
-			if (unlikely(too_long(skb, p)))
-				return TC_ACT_OK;
-			return to_tunnel(skb, p, &route->next_hop);
-		}
-		break;
-	case ROUTE_THIS_NODE:
-		return TC_ACT_OK;
-	case ROUTE_SERVICES:
-		return dropped(DROP_NO_SUCH_SERVICE);
-	}
-	return send_outside(skb, p, masquerade_port, refresh);
+	if (address_of_service(&p->destination))
+		return dropped(DROP_NO_BACKEND);
+	return kind == ROUTE_SERVICES ? dropped(DROP_NO_SUCH_SERVICE) : 0;
 }
 
 /*
@@ -120,7 +68,8 @@ verified_apart verdict begin_from_pod(struct __sk_buff *skb, struct packet *p, s
 {
 	struct flow f = { .forward = 1, .now = now, .over = over };
 	struct conntrack_row fresh = {};
-	struct route *route;
+	struct frontend *frontend = 0;
+	struct route *route = 0;
 	__be16 port = 0;
 	int refresh = 0;
 	verdict v;
@@ -128,23 +77,32 @@ verified_apart verdict begin_from_pod(struct __sk_buff *skb, struct packet *p, s
 	if (!p)
 		return dropped(DROP_MALFORMED);
 	f.source_is_a = order_ends(&f.key, &p->source, p->source_port, &p->destination, p->destination_port, p->protocol);
-	if (choice || (has_ports(p->protocol) && is_frontend(p))) {
-		v = to_backend(skb, p, &f, choice, &fresh);
+	if (!choice) {
+		if (has_ports(p->protocol))
+			frontend = frontend_at(p);
+		if (!frontend) {
+			if (address_is_for_host_stack(&p->destination, p->ipv4))
+				return TC_ACT_OK;
+			route = route_to(&p->destination);
+			if (is_node_kind(route_kind(route)) && has_ports(p->protocol))
+				frontend = frontend_of_node(p, route_kind(route));
+		}
+	}
+	if (choice || frontend) {
+		v = to_backend(skb, p, &f, choice, frontend, &fresh, &route);
 		if (v)
 			return v;
 	} else {
-		if (address_is_for_host_stack(&p->destination, p->ipv4))
-			return TC_ACT_OK;
+		v = beside_services(p, route_kind(route));
+		if (v)
+			return v;
 		conntrack_begin(p, &f, &fresh);
 	}
-	route = route_to(&p->destination);
 	if (f.row) {
 		refresh = f.row->last_seen != now;
 		conntrack_follow(p, &f);
 		port = f.row->masquerade_port;
 	} else {
-		if (route_kind(route) == ROUTE_SERVICES)
-			return dropped(DROP_NO_SUCH_SERVICE);
 		if (wants_masquerade(route_kind(route))) {
 			v = masquerade_begin(p, now, &fresh);
 			if (v)
@@ -252,8 +210,8 @@ int from_pod(struct __sk_buff *skb)
 	if (likely(v >= 0))
 		return v;
 	count_drop(skb, -v, DROP_FROM_POD);
-	/* Both are found out before anything of the packet was changed. */
-	return v == dropped(DROP_NO_BACKEND) || v == dropped(DROP_NO_SUCH_SERVICE) ? reject(skb) : TC_ACT_SHOT;
+	/* What is answered was found out before anything of the packet was changed. */
+	return answer_sender(skb, -v);
 }
 
 inline_always verdict handle_to_pod(struct __sk_buff *skb)

@@ -7,6 +7,7 @@ integers here and network order in the kernel; IPv4 addresses are ::ffff:a.b.c.d
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
@@ -66,6 +67,8 @@ class ConfigFlag(IntFlag):
     COARSE_CLOCK = 4
     IPV4 = 8
     IPV6 = 16
+    SET_RETVAL = 32
+    DIRECT_RETURN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +81,16 @@ class ConfigRecord:
     overlay_ifindex: int
     mtu: int
     flags: ConfigFlag
+    device_mac: str = "00:00:00:00:00:00"
+    host_netns_cookie: int = 0
     masquerade_ports: range = MASQUERADE_PORTS
 
     def pack(self) -> bytes:
         return (
             _pack_optional(self.node_ipv4)
             + _pack_optional(self.node_ipv6)
-            + struct.pack("=IIIIHHI", self.device_ifindex, self.overlay_ifindex, self.mtu, self.flags, *self._port_bounds(), 0)
+            + struct.pack("=IIIIHH", self.device_ifindex, self.overlay_ifindex, self.mtu, self.flags, *self._port_bounds())
+            + struct.pack("=6s6xQ", _mac(self.device_mac), self.host_netns_cookie)
         )
 
     def _port_bounds(self) -> tuple[int, int]:
@@ -123,22 +129,53 @@ class Route:
     flags: int = 0
 
 
+class FrontendScope(IntEnum):
+    """`enum frontend_scope`."""
+
+    ADDRESS = 0
+    NODE_PORT = 1
+    HOST_PORT = 2
+
+
+ANY_IPV4, ANY_IPV6 = IPv4Address(0), IPv6Address(0)
+"""The addresses of keys whose scope is not ADDRESS."""
+
+
 @dataclass(frozen=True, slots=True)
 class FrontendKey:
-    """`protocol` is the IP protocol number: 6 TCP, 17 UDP."""
+    """`protocol` is the IP protocol number: 6 TCP, 17 UDP, 132 SCTP. Port 0 and protocol 0: the address belongs to a Service."""
 
     address: IPAddress
     port: int
     protocol: int
+    scope: FrontendScope = FrontendScope.ADDRESS
+
+
+class FrontendFlag(IntFlag):
+    """`enum frontend_flag`."""
+
+    SOCKET = 1
+    DROP_INSIDE = 2
+    DROP_OUTSIDE = 4
+    SOURCE_RANGES = 8
+    MAGLEV = 16
+    ANNOUNCED = 32
+
+
+_NO_FLAGS = FrontendFlag(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Frontend:
-    """`count` slots, numbered from 0, must exist in backend_slots before this row says so. 0 means no endpoints."""
+    """`count` slots, numbered from 0, must exist in backend_slots before this row says so. 0 means no endpoints. `outside_id` 0: clients
+    outside of the cluster have the same group. `affinity_timeout` is in the unit of `clock()`, 0 for none."""
 
     service_id: int
     count: int
-    flags: int = 0
+    flags: FrontendFlag = _NO_FLAGS
+    outside_id: int = 0
+    outside_count: int = 0
+    affinity_timeout: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +188,60 @@ class SlotKey:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """Where a service leads. `protocol` as in the frontend."""
+    """Where a group of a service leads; its id belongs to that group alone. `protocol` as in the frontend."""
 
     address: IPAddress
     port: int
     protocol: int
     flags: int = 0
+
+
+MAGLEV_SIZE = 2039
+"""Entries of a Maglev table, a prime: a backend's share is right to a hundredth for up to twenty backends."""
+
+MaglevRow = tuple[int, ...]
+"""`MAGLEV_SIZE` ids of backends."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRange:
+    """A network from which a Service's frontends may be reached: a key of `source_ranges`, whose value says nothing."""
+
+    service_id: int
+    network: IPNetwork
+
+
+@dataclass(frozen=True, slots=True)
+class AffinityKey:
+    """A client of a Service with session affinity."""
+
+    client: IPAddress
+    service_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class AffinityRow:
+    """The backend's id; `last_used` is as `clock()`."""
+
+    backend: int
+    last_used: int
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFlowKey:
+    """A socket, by its cookie, and the backend that it sends to."""
+
+    cookie: int
+    backend: IPAddress
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFlow:
+    """The frontend that the socket was told to send to."""
+
+    frontend: IPAddress
+    port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +280,7 @@ class ConntrackFlag(IntFlag):
 @dataclass(frozen=True, slots=True)
 class ConntrackRow:
     """`last_seen` is as `clock()`; an interface index is that of a local pod's host end, if it has sent. `translated_address` is the
-    next hop where the flags say NEXT_HOP."""
+    next hop where the flags say NEXT_HOP, `backend_id` the backend chosen where they say SERVICE_ROW."""
 
     last_seen: int
     state: ConntrackState
@@ -203,7 +288,7 @@ class ConntrackRow:
     masquerade_port: int
     translated_address: IPAddress | None
     translated_port: int
-    service_id: int
+    backend_id: int
     a_ifindex: int = 0
     b_ifindex: int = 0
     next_hop_generation: int = 0
@@ -251,6 +336,10 @@ class DropReason(IntEnum):
     REWRITE_FAILED = 11
     NO_TUNNEL = 12
     UNSUPPORTED_LAYER2 = 13
+    NO_LOCAL_BACKEND = 14
+    NOT_IN_SOURCE_RANGES = 15
+    TOO_BIG = 16
+    NOBODY_BEHIND = 17
 
 
 class DropDirection(IntEnum):
@@ -335,11 +424,49 @@ def _unpack_route(data: bytes) -> Route:
 
 
 def _pack_frontend_key(k: FrontendKey) -> bytes:
-    return pack_address(k.address) + _port(k.port) + bytes((k.protocol, 0, 0, 0, 0, 0))
+    return pack_address(k.address) + _port(k.port) + bytes((k.protocol, k.scope, 0, 0, 0, 0))
 
 
 def _unpack_frontend_key(data: bytes) -> FrontendKey:
-    return FrontendKey(unpack_address(data[:16]), _unport(data[16:18]), data[18])
+    return FrontendKey(unpack_address(data[:16]), _unport(data[16:18]), data[18], FrontendScope(data[19]))
+
+
+def _pack_frontend(f: Frontend) -> bytes:
+    return struct.pack("=IIHHHHI", f.service_id, f.outside_id, f.count, f.outside_count, f.flags, 0, f.affinity_timeout)
+
+
+def _unpack_frontend(data: bytes) -> Frontend:
+    service_id, outside_id, count, outside_count, flags, _, timeout = struct.unpack("=IIHHHHI", data)
+    return Frontend(service_id, count, FrontendFlag(flags), outside_id, outside_count, timeout)
+
+
+_MAGLEV = struct.Struct(f"={MAGLEV_SIZE}I")
+
+
+def _pack_source_range(r: SourceRange) -> bytes:
+    prefix = _pack_network(r.network)
+    return struct.pack("=II", 32 + int.from_bytes(prefix[:4], sys.byteorder), r.service_id) + prefix[4:]
+
+
+def _unpack_source_range(data: bytes) -> SourceRange:
+    length, service_id = struct.unpack("=II", data[:8])
+    return SourceRange(service_id, _unpack_network(struct.pack("=I", length - 32) + data[8:]))
+
+
+def _pack_affinity_key(k: AffinityKey) -> bytes:
+    return pack_address(k.client) + struct.pack("=II", k.service_id, 0)
+
+
+def _unpack_affinity_key(data: bytes) -> AffinityKey:
+    return AffinityKey(unpack_address(data[:16]), _unpack_u32(data[16:20]))
+
+
+def _pack_socket_flow_key(k: SocketFlowKey) -> bytes:
+    return struct.pack("=Q", k.cookie) + pack_address(k.backend) + _port(k.port) + bytes(6)
+
+
+def _unpack_socket_flow_key(data: bytes) -> SocketFlowKey:
+    return SocketFlowKey(int.from_bytes(data[:8], sys.byteorder), unpack_address(data[8:24]), _unport(data[24:26]))
 
 
 def _pack_backend(b: Backend) -> bytes:
@@ -366,12 +493,12 @@ def clock(nanoseconds: int) -> int:
 def _pack_conntrack(r: ConntrackRow) -> bytes:
     head = struct.pack("=IBB", r.last_seen, r.state, r.flags) + _port(r.masquerade_port) + _port(r.translated_port)
     tail = struct.pack("=II", r.a_ifindex, r.b_ifindex)
-    return head + struct.pack("=HI", r.next_hop_generation, r.service_id) + _pack_optional(r.translated_address) + tail
+    return head + struct.pack("=HI", r.next_hop_generation, r.backend_id) + _pack_optional(r.translated_address) + tail
 
 
 def _unpack_conntrack(data: bytes) -> ConntrackRow:
     last_seen, state, flags = struct.unpack("=IBB", data[:6])
-    generation, service_id = struct.unpack("=HI", data[10:16])
+    generation, backend_id = struct.unpack("=HI", data[10:16])
     a_ifindex, b_ifindex = struct.unpack("=II", data[32:40])
     return ConntrackRow(
         last_seen,
@@ -380,7 +507,7 @@ def _unpack_conntrack(data: bytes) -> ConntrackRow:
         _unport(data[6:8]),
         _unpack_optional(data[16:32]),
         _unport(data[8:10]),
-        service_id,
+        backend_id,
         a_ifindex,
         b_ifindex,
         generation,
@@ -416,17 +543,26 @@ ENDPOINT: Codec[Endpoint] = Codec("endpoint", 24, _pack_endpoint, _unpack_endpoi
 ROUTE_KEY: Codec[IPNetwork] = Codec("route_key", 20, _pack_network, _unpack_network)
 ROUTE: Codec[Route] = Codec("route", 24, _pack_route, _unpack_route)
 FRONTEND_KEY: Codec[FrontendKey] = Codec("frontend_key", 24, _pack_frontend_key, _unpack_frontend_key)
-FRONTEND: Codec[Frontend] = Codec(
-    "frontend",
-    8,
-    lambda f: struct.pack("=IHH", f.service_id, f.count, f.flags),
-    lambda data: Frontend(*struct.unpack("=IHH", data)),
-)
+FRONTEND: Codec[Frontend] = Codec("frontend", 20, _pack_frontend, _unpack_frontend)
 SLOT_KEY: Codec[SlotKey] = Codec(
     "slot_key", 8, lambda k: struct.pack("=II", k.service_id, k.slot), lambda data: SlotKey(*struct.unpack("=II", data))
 )
 BACKEND_ID: Codec[int] = Codec("", 4, _pack_u32, _unpack_u32)
 BACKEND: Codec[Backend] = Codec("backend", 24, _pack_backend, _unpack_backend)
+MAGLEV_ROW: Codec[MaglevRow] = Codec("maglev_row", _MAGLEV.size, lambda row: _MAGLEV.pack(*row), _MAGLEV.unpack)
+SOURCE_RANGE_KEY: Codec[SourceRange] = Codec("source_range_key", 24, _pack_source_range, _unpack_source_range)
+SOURCE_RANGE_ROW: Codec[int] = Codec("", 4, _pack_u32, _unpack_u32)
+AFFINITY_KEY: Codec[AffinityKey] = Codec("affinity_key", 24, _pack_affinity_key, _unpack_affinity_key)
+AFFINITY_ROW: Codec[AffinityRow] = Codec(
+    "affinity_row", 8, lambda r: struct.pack("=II", r.backend, r.last_used), lambda data: AffinityRow(*struct.unpack("=II", data))
+)
+SOCKET_FLOW_KEY: Codec[SocketFlowKey] = Codec("socket_flow_key", 32, _pack_socket_flow_key, _unpack_socket_flow_key)
+SOCKET_FLOW: Codec[SocketFlow] = Codec(
+    "socket_flow",
+    24,
+    lambda f: pack_address(f.frontend) + _port(f.port) + bytes(6),
+    lambda data: SocketFlow(unpack_address(data[:16]), _unport(data[16:18])),
+)
 FLOW_KEY: Codec[FlowKey] = Codec("flow_key", 40, _pack_flow, _unpack_flow)
 CONNTRACK_ROW: Codec[ConntrackRow] = Codec("conntrack_row", 40, _pack_conntrack, _unpack_conntrack)
 MASQUERADE_ROW: Codec[MasqueradeRow] = Codec("masquerade_row", 24, _pack_masquerade, _unpack_masquerade)

@@ -10,9 +10,20 @@ from __future__ import annotations
 import struct
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from agent.datapath.abi import ConntrackFlag, ConntrackRow, ConntrackState, FlowKey, IPAddress, MasqueradeRow, clock, pack_address
+from agent.datapath.abi import (
+    AffinityKey,
+    AffinityRow,
+    ConntrackFlag,
+    ConntrackRow,
+    ConntrackState,
+    FlowKey,
+    IPAddress,
+    MasqueradeRow,
+    clock,
+    pack_address,
+)
 from agent.datapath.maps import Table
 
 _TCP, _UDP = 6, 17
@@ -67,6 +78,27 @@ def remove_pod(conntrack: Table[FlowKey, ConntrackRow], masquerade: Table[FlowKe
     ]
     ports = [key for key, value in masquerade.raw_items() if value[:16] == wanted]
     return conntrack.raw_delete(flows) + masquerade.raw_delete(ports)
+
+
+def remove_backends(
+    conntrack: Table[FlowKey, ConntrackRow], affinity: Table[AffinityKey, AffinityRow], ids: Collection[int], datagrams: Collection[int]
+) -> int:
+    """Remove what leads to backends that are gone: affinities to any of `ids`, flows to those of `datagrams`; how many rows went.
+
+    The programs follow neither any more; this is so that nothing is shown, or kept, that has no effect. A connection goes on to its end.
+    """
+    gone = {_u32(number) for number in ids}
+    clients = [key for key, value in affinity.raw_items() if value[:4] in gone] if gone else []
+    gone = {_u32(number) for number in datagrams}
+    flows: list[bytes] = []
+    for key, value in conntrack.raw_items() if gone else ():
+        if value[5] & ConntrackFlag.SERVICE_ROW and value[12:16] in gone:
+            flows += (key, _flow_of_choice(key, value))
+    return affinity.raw_delete(clients) + conntrack.raw_delete(flows)
+
+
+def _u32(number: int) -> bytes:
+    return number.to_bytes(4, sys.byteorder)
 
 
 def _still_expired(conntrack: Table[FlowKey, ConntrackRow], keys: Iterable[bytes], now: int) -> list[bytes]:

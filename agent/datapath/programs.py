@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -11,6 +12,8 @@ from typing import Any
 
 from agent.datapath import abi, conntrack, syscalls
 from agent.datapath.abi import (
+    AffinityKey,
+    AffinityRow,
     Backend,
     Codec,
     ConfigFlag,
@@ -26,9 +29,11 @@ from agent.datapath.abi import (
     FrontendKey,
     IPAddress,
     IPNetwork,
+    MaglevRow,
     MasqueradeRow,
     Route,
     SlotKey,
+    SourceRange,
 )
 from agent.datapath.attach import POD_PREFIX, Attacher, ClsactAttacher, Pair, SettlingAttacher, TcxAttacher
 from agent.datapath.errors import DatapathError
@@ -61,6 +66,10 @@ class MapSizes:
     frontends: int = 65536
     backend_slots: int = 262144
     backends: int = 131072
+    maglev: int = 8192
+    source_ranges: int = 65536
+    affinity: int = 65536
+    socket_flows: int = 65536
     conntrack: int = 131072
     masquerade: int = 65536
     fragments: int = 8192
@@ -74,12 +83,14 @@ class DatapathConfig:
     node_ipv6: IPv6Address | None
     device: str
     device_ifindex: int
+    device_mac: str = "00:00:00:00:00:00"
     overlay_ifindex: int = 0
     routing_mode: RoutingMode = RoutingMode.NATIVE
     masquerade: bool = True
+    direct_return: bool = False
     attach_mode: AttachMode = AttachMode.AUTO
     mtu: int = 1500
-    layout: str = "v1"
+    layout: str = "v2"
     map_sizes: MapSizes = field(default_factory=MapSizes)
 
 
@@ -90,6 +101,9 @@ _CODECS: Mapping[str, tuple[Codec[Any], Codec[Any]]] = {
     "frontends": (abi.FRONTEND_KEY, abi.FRONTEND),
     "backend_slots": (abi.SLOT_KEY, abi.BACKEND_ID),
     "backends": (abi.BACKEND_ID, abi.BACKEND),
+    "maglev": (abi.BACKEND_ID, abi.MAGLEV_ROW),
+    "source_ranges": (abi.SOURCE_RANGE_KEY, abi.SOURCE_RANGE_ROW),
+    "affinity": (abi.AFFINITY_KEY, abi.AFFINITY_ROW),
     "conntrack": (abi.FLOW_KEY, abi.CONNTRACK_ROW),
     "masquerade": (abi.FLOW_KEY, abi.MASQUERADE_ROW),
     "fragments": (abi.FRAGMENT_KEY, abi.FRAGMENT_ROW),
@@ -115,6 +129,9 @@ class Datapath:
         self.frontends: Table[FrontendKey, Frontend] = _table("frontends", maps)
         self.backend_slots: Table[SlotKey, int] = _table("backend_slots", maps)
         self.backends: Table[int, Backend] = _table("backends", maps)
+        self.maglev: Table[int, MaglevRow] = _table("maglev", maps)
+        self.source_ranges: Table[SourceRange, int] = _table("source_ranges", maps)
+        self.affinity: Table[AffinityKey, AffinityRow] = _table("affinity", maps)
         self.conntrack: Table[FlowKey, ConntrackRow] = _table("conntrack", maps)
         self.masquerade: Table[FlowKey, MasqueradeRow] = _table("masquerade", maps)
         self.fragments: Table[FragmentKey, FragmentRow] = _table("fragments", maps)
@@ -187,6 +204,11 @@ class Datapath:
         self.endpoints.delete(address)
         conntrack.remove_pod(self.conntrack, self.masquerade, address)
 
+    def forget_backends(self, removed: Mapping[int, Backend]) -> int:
+        """Remove what still leads to backends whose rows were removed, by their ids; how many rows went."""
+        datagrams = [number for number, backend in removed.items() if backend.protocol == socket.IPPROTO_UDP]
+        return conntrack.remove_backends(self.conntrack, self.affinity, removed, datagrams)
+
     def collect_garbage(self) -> int:
         """Remove expired rows of conntrack and what hangs on them; the number of rows removed. Call it about once a minute."""
         return conntrack.collect(self.conntrack, self.masquerade)
@@ -252,7 +274,10 @@ def _record(config: DatapathConfig) -> ConfigRecord:
         (ConfigFlag.COARSE_CLOCK, probe("coarse-clock").present),
         (ConfigFlag.IPV4, config.node_ipv4 is not None),
         (ConfigFlag.IPV6, config.node_ipv6 is not None),
+        (ConfigFlag.DIRECT_RETURN, config.direct_return),
     ):
         if wanted:
             flags |= flag
-    return ConfigRecord(config.node_ipv4, config.node_ipv6, config.device_ifindex, config.overlay_ifindex, config.mtu, flags)
+    return ConfigRecord(
+        config.node_ipv4, config.node_ipv6, config.device_ifindex, config.overlay_ifindex, config.mtu, flags, config.device_mac
+    )

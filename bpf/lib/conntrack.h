@@ -152,7 +152,7 @@ inline_always void conntrack_begin(const struct packet *p, const struct flow *f,
 	row->masquerade_port = 0;
 	row->translated_port = 0;
 	row->next_hop_generation = 0;
-	row->service_id = 0;
+	row->backend_id = 0;
 	row->translated_address.halves[0] = 0;
 	row->translated_address.halves[1] = 0;
 	row->a_ifindex = 0;

@@ -72,6 +72,9 @@ inline_always verdict rewrite_port(struct __sk_buff *skb, struct packet *p, enum
 	__u32 offset;
 
 	*at = to;
+	/* SCTP's checksum covers its ports, and there is no helper for it. */
+	if (from != to && p->protocol == IPPROTO_SCTP && p->fragment != FRAGMENT_LATER)
+		return dropped(DROP_UNSUPPORTED_PROTOCOL);
 	if (from == to || place < 0)
 		return 0;
 	if (is_icmp(p->protocol))
@@ -84,17 +87,23 @@ inline_always verdict rewrite_port(struct __sk_buff *skb, struct packet *p, enum
 	return 0;
 }
 
-call_apart verdict rewrite_source(struct __sk_buff *skb, struct packet *p, const struct address *address, __u32 port)
+verified_apart verdict rewrite_source(struct __sk_buff *skb, struct packet *p, const struct address *address, __u32 port)
 {
-	verdict v = rewrite_address(skb, p, END_SOURCE, address);
+	verdict v;
 
+	if (!p || !address)
+		return dropped(DROP_MALFORMED);
+	v = rewrite_address(skb, p, END_SOURCE, address);
 	return v < 0 ? v : rewrite_port(skb, p, END_SOURCE, port);
 }
 
-call_apart verdict rewrite_destination(struct __sk_buff *skb, struct packet *p, const struct address *address, __u32 port)
+verified_apart verdict rewrite_destination(struct __sk_buff *skb, struct packet *p, const struct address *address, __u32 port)
 {
-	verdict v = rewrite_address(skb, p, END_DESTINATION, address);
+	verdict v;
 
+	if (!p || !address)
+		return dropped(DROP_MALFORMED);
+	v = rewrite_address(skb, p, END_DESTINATION, address);
 	return v < 0 ? v : rewrite_port(skb, p, END_DESTINATION, port);
 }
 

@@ -41,7 +41,7 @@ class DeployContext:
     anetd_image: str
     coredns_image: str
     upstream_dns: Sequence[str] = ()
-    layout: str = "v1"
+    layout: str = "v2"
     attach_mode: str = "auto"
     device: str = ""
 

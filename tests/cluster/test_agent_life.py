@@ -82,7 +82,7 @@ def test_waves_of_pods_leave_nothing_behind(cluster: Cluster) -> None:
 def inventory(cluster: Cluster, node: str) -> dict[str, Any]:
     """Everything that the agent keeps for pods on a node."""
     links = {link["ifname"] for link in json.loads(cluster.in_member(node, "ip", "-j", "link", "show", "type", "veth"))}
-    pins = cluster.in_member(node, "ls", "/sys/fs/bpf/anetd/v1/links").split()
+    pins = cluster.in_member(node, "ls", "/sys/fs/bpf/anetd/v2/links").split()
     found = status(cluster, node)
     return {
         "links": sorted(links),

@@ -23,7 +23,18 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from agent.datapath import syscalls
-from agent.datapath.abi import Backend, DropKey, Endpoint, Frontend, FrontendKey, Route, RouteKind, SlotKey
+from agent.datapath.abi import (
+    Backend,
+    DropKey,
+    Endpoint,
+    Frontend,
+    FrontendFlag,
+    FrontendKey,
+    FrontendScope,
+    Route,
+    RouteKind,
+    SlotKey,
+)
 from agent.datapath.programs import AttachMode, Datapath, DatapathConfig, MapSizes, RoutingMode
 
 OBJECTS = Path(__file__).resolve().parent.parent.parent / "agent" / "objects"
@@ -40,6 +51,7 @@ REMOTE = {4: "198.19.17.10", 6: "2001:db8:17::10"}
 OUTSIDE = {4: "198.18.1.1", 6: "2001:db8:ff::1"}
 GATEWAY = {4: "198.19.0.1", 6: "2001:db8::1"}
 VIP = {4: "198.19.96.1", 6: "2001:db8:96::1"}
+DEVICE_MAC = "02:00:00:00:00:de"
 POD_MAC, HOST_MAC = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -90,15 +102,28 @@ class Lab:
     def from_netdev(self, packet: Packet) -> Result:
         return self.run("from_netdev", packet)
 
-    def service(self, address: str, port: int, protocol: int, *backends: tuple[str, int], id_: int = 1) -> None:
+    def group(self, id_: int, protocol: int, *backends: tuple[str, int]) -> int:
+        """Backends and slots of a group; how many."""
         for slot, (backend, backend_port) in enumerate(backends):
             self.datapath.backends.put(id_ * 100 + slot, Backend(ip_address(backend), backend_port, protocol))
             self.datapath.backend_slots.put(SlotKey(id_, slot), id_ * 100 + slot)
-        self.datapath.frontends.put(FrontendKey(ip_address(address), port, protocol), Frontend(id_, len(backends)))
+        return len(backends)
+
+    def service(self, address: str, port: int, protocol: int, *backends: tuple[str, int], id_: int = 1, **fields: Any) -> None:
+        """A frontend; `fields` are more of its row."""
+        count = self.group(id_, protocol, *backends)
+        scope = fields.pop("scope", FrontendScope.ADDRESS)
+        self.datapath.frontends.put(FrontendKey(ip_address(address), port, protocol, scope), Frontend(id_, count, **fields))
+
+    def belongs_to_a_service(self, address: str, *flags: FrontendFlag) -> None:
+        self.datapath.frontends.put(FrontendKey(ip_address(address), 0, 0), Frontend(0, 0, *flags))
 
     def forget(self) -> None:
         """Every flow, fragment, service and count."""
-        for table in (self.datapath.conntrack, self.datapath.masquerade, self.datapath.fragments, self.datapath.frontends):
+        datapath = self.datapath
+        for table in (datapath.conntrack, datapath.masquerade, datapath.fragments, datapath.frontends, datapath.backend_slots):
+            table.clear()
+        for table in (datapath.backends, datapath.maglev, datapath.affinity, datapath.source_ranges):
             table.clear()
 
     def drops(self) -> dict[str, int]:
@@ -180,7 +205,7 @@ def index(name: str) -> int:
 
 
 @contextmanager
-def lab(mode: str = "native", *, masquerade: bool = True, attach: str = "auto", mtu: int = 1500) -> Iterator[Lab]:
+def lab(mode: str = "native", *, masquerade: bool = True, attach: str = "auto", mtu: int = 1500, direct: bool = False) -> Iterator[Lab]:
     """The programs loaded with that configuration, routes and endpoints written, nothing attached."""
     with ExitStack() as stack:
         stack.enter_context(namespace())
@@ -192,12 +217,14 @@ def lab(mode: str = "native", *, masquerade: bool = True, attach: str = "auto", 
             node_ipv6=IPv6Address(NODE[6]),
             device="eth0",
             device_ifindex=device,
+            device_mac=DEVICE_MAC,
             overlay_ifindex=index("anetd-vxlan") if vxlan else 0,
             routing_mode=RoutingMode(mode),
             masquerade=masquerade,
+            direct_return=direct,
             attach_mode=AttachMode(attach),
             mtu=mtu,
-            map_sizes=MapSizes(conntrack=8192, masquerade=8192),
+            map_sizes=MapSizes(conntrack=8192, masquerade=8192, affinity=1024, socket_flows=1024),
         )
         datapath = Datapath.open(config, pins, OBJECTS)
         stack.callback(datapath.close)

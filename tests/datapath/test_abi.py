@@ -55,11 +55,11 @@ def test_a_structure_has_no_holes(structs: dict[str, dict[str, Any]], name: str)
     assert body is not None
     sizes = {"__u8": 1, "__u16": 2, "__be16": 2, "__u32": 4, "__u64": 8, "struct address": 16}
     end = 0
-    members = re.findall(r"^\t(struct address|__\w+) (?:.*?)(\w+)?(?:\[(\d+)\])?;", body.group(1), re.MULTILINE)
+    members = re.findall(r"^\t(struct address|__\w+) (?:.*?)(\w+)?(?:\[(\w+)\])?;", body.group(1), re.MULTILINE)
     assert len(members) == len(structs[name]["members"])
     for member, (kind, _, count) in zip(structs[name]["members"], members, strict=True):
         assert member["bits_offset"] == end * 8, member["name"]
-        end += sizes[kind] * int(count or 1)
+        end += sizes[kind] * (1 if not count else int(count) if count.isdigit() else getattr(abi, count))
     assert end == structs[name]["size"]
 
 
@@ -67,7 +67,17 @@ FIELDS = [
     (abi.ENDPOINT, abi.Endpoint(7, 8, "02:00:00:00:00:01", "02:00:00:00:00:02"), {"ifindex": "=I7", "id": "=I8"}),
     (abi.ROUTE, abi.Route(abi.RouteKind.NODE, IPv4Address("192.0.2.1")), {"kind": "=I3"}),
     (abi.FRONTEND_KEY, abi.FrontendKey(IPv4Address("192.0.2.1"), 443, 6), {"port": ">H443", "protocol": "=B6"}),
-    (abi.FRONTEND, abi.Frontend(5, 6), {"service_id": "=I5", "count": "=H6"}),
+    (abi.FRONTEND_KEY, abi.FrontendKey(abi.ANY_IPV4, 30080, 17, abi.FrontendScope.NODE_PORT), {"scope": "=B1"}),
+    (
+        abi.FRONTEND,
+        abi.Frontend(5, 6, abi.FrontendFlag.MAGLEV, 7, 8, 9),
+        {"service_id": "=I5", "outside_id": "=I7", "count": "=H6", "outside_count": "=H8", "flags": "=H16", "affinity_timeout": "=I9"},
+    ),
+    (abi.SOURCE_RANGE_KEY, abi.SourceRange(5, ip_network("192.0.2.0/24")), {"prefix_length": "=I152", "service_id": "=I5"}),
+    (abi.AFFINITY_KEY, abi.AffinityKey(IPv4Address("192.0.2.1"), 5), {"service_id": "=I5"}),
+    (abi.AFFINITY_ROW, abi.AffinityRow(3, 4), {"backend": "=I3", "last_used": "=I4"}),
+    (abi.SOCKET_FLOW_KEY, abi.SocketFlowKey(7, IPv4Address("192.0.2.1"), 53), {"cookie": "=Q7", "port": ">H53"}),
+    (abi.SOCKET_FLOW, abi.SocketFlow(IPv4Address("192.0.2.1"), 53), {"port": ">H53"}),
     (abi.BACKEND, abi.Backend(IPv4Address("192.0.2.1"), 443, 6), {"port": ">H443", "protocol": "=B6"}),
     (
         abi.FLOW_KEY,
@@ -83,7 +93,7 @@ FIELDS = [
             "flags": "=B64",
             "masquerade_port": ">H61001",
             "translated_port": ">H80",
-            "service_id": "=I77",
+            "backend_id": "=I77",
         },
     ),
     (abi.MASQUERADE_ROW, abi.MasqueradeRow(IPv4Address("192.0.2.1"), 99), {"pod_port": ">H99"}),
@@ -128,6 +138,8 @@ def _enum(name: str) -> dict[str, int]:
     [
         ("config_flag", "CONFIG_", abi.ConfigFlag),
         ("route_kind", "ROUTE_", abi.RouteKind),
+        ("frontend_scope", "FRONTEND_", abi.FrontendScope),
+        ("frontend_flag", "FRONTEND_", abi.FrontendFlag),
         ("conntrack_state", "CT_STATE_", abi.ConntrackState),
         ("conntrack_flag", "CT_", abi.ConntrackFlag),
         ("drop_reason", "DROP_", abi.DropReason),

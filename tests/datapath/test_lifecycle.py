@@ -325,7 +325,7 @@ def ordered(a: IPv4Address, a_port: int, b: IPv4Address, b_port: int, protocol: 
 
 
 def row(age: int, state: ConntrackState = ConntrackState.ESTABLISHED, flags: ConntrackFlag = NO_FLAGS, **more: object) -> ConntrackRow:
-    values: dict[str, object] = {"masquerade_port": 0, "translated_address": None, "translated_port": 0, "service_id": 0}
+    values: dict[str, object] = {"masquerade_port": 0, "translated_address": None, "translated_port": 0, "backend_id": 0}
     return ConntrackRow(NOW - age, state, flags, **(values | more))  # type: ignore[arg-type]
 
 
@@ -369,6 +369,22 @@ def test_a_deleted_pod_leaves_no_row(opened: Opener) -> None:
     assert list(datapath.endpoints.items()) == []
     assert [k for k, _ in datapath.conntrack.items()] == [ordered(other, 1, PEER, 80)]
     assert [r.pod_address for _, r in datapath.masquerade.items()] == [other]
+
+
+def test_a_backend_that_is_gone_takes_datagrams_and_affinities_along_and_leaves_connections(opened: Opener) -> None:
+    datapath = opened()
+    choices = {}
+    for protocol, number in ((6, 1), (17, 2), (17, 3)):
+        key = ordered(POD, number, VIP_ADDRESS, 80, protocol)
+        flags = ConntrackFlag.SERVICE_ROW | (NO_FLAGS if key.a == POD else ConntrackFlag.INITIATOR_B)
+        datapath.conntrack.put(key, row(1, flags=flags, translated_address=PEER, translated_port=8080, backend_id=number))
+        datapath.conntrack.put(ordered(POD, number, PEER, 8080, protocol), row(1, flags=ConntrackFlag.TRANSLATED))
+        datapath.affinity.put(abi.AffinityKey(POD, number), abi.AffinityRow(number, NOW))
+        choices[number] = {key, ordered(POD, number, PEER, 8080, protocol)}
+    gone = {number: abi.Backend(PEER, 8080, protocol) for number, protocol in ((1, 6), (2, 17))}
+    assert datapath.forget_backends(gone) == 4
+    assert {key for key, _ in datapath.conntrack.items()} == choices[1] | choices[3]
+    assert [key.service_id for key, _ in datapath.affinity.items()] == [3]
 
 
 def test_a_large_table_is_scanned_in_a_fraction_of_a_second(opened: Opener) -> None:

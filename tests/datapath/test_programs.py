@@ -190,10 +190,14 @@ def test_to_another_node_the_pod_shows_itself_in_native_mode_and_the_node_in_vxl
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_unknown_pod_of_this_node_is_no_outside(net: Lab, family: int) -> None:
+def test_an_unknown_pod_of_this_node_is_no_outside_and_cannot_be_reached(net: Lab, family: int) -> None:
     missing = {4: "198.19.16.77", 6: "2001:db8:16::77"}[family]
     with counted(net, DropReason.NO_SUCH_POD, DropDirection.FROM_POD):
-        assert net.from_pod(ip(family, A[family], missing) / UDP(sport=1, dport=2)).verdict == SHOT
+        got = net.from_pod(ip(family, A[family], missing) / UDP(sport=1, dport=2))
+    error = got.packet[ICMP] if family == 4 else got.packet[ICMPv6DestUnreach]
+    assert (got.verdict, got.ip.src, got.ip.dst) == (REDIRECT, missing, A[family])
+    assert (error.type, error.code) == ((3, 1) if family == 4 else (1, 3))
+    assert checksums_hold(got.packet)
 
 
 SPOOFED = {
@@ -388,7 +392,8 @@ def test_a_pod_that_is_gone_is_not_delivered_to_by_an_old_flow(net: Lab, family:
     net.datapath.endpoints.delete(address)
     try:
         with counted(net, DropReason.NO_SUCH_POD, DropDirection.FROM_POD):
-            assert net.from_pod(ip(family, A[family], B[family]) / UDP(sport=53, dport=53)).verdict == SHOT
+            got = net.from_pod(ip(family, A[family], B[family]) / UDP(sport=53, dport=53))
+        assert (got.verdict, got.ip.src, got.ip.dst) == (REDIRECT, B[family], A[family])
     finally:
         net.datapath.endpoints.put(address, gone)
 
@@ -679,13 +684,13 @@ def test_two_services_with_one_backend_and_one_client_port_do_not_mix(net: Lab) 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("layer", [TCP(sport=4000, dport=80, flags="S"), UDP(sport=4000, dport=80) / b"a question"], ids=["tcp", "udp"])
-@pytest.mark.parametrize("reason", [DropReason.NO_BACKEND, DropReason.NO_SUCH_SERVICE], ids=lambda reason: reason.name)
-def test_nobody_there_is_said_at_once(net: Lab, family: int, layer: Packet, reason: DropReason) -> None:
+@pytest.mark.parametrize("port", [80, 81], ids=["no-endpoints", "no-such-port"])
+def test_nobody_there_is_said_at_once(net: Lab, family: int, layer: Packet, port: int) -> None:
     """By an ICMP error from the service's address, back to the pod."""
-    if reason is DropReason.NO_BACKEND:
-        for protocol in (6, 17):
-            net.service(VIP[family], 80, protocol, id_=protocol)
-    with counted(net, reason, DropDirection.FROM_POD):
+    net.belongs_to_a_service(VIP[family])
+    for protocol in (6, 17):
+        net.service(VIP[family], port, protocol, id_=protocol)
+    with counted(net, DropReason.NO_BACKEND, DropDirection.FROM_POD):
         got = net.from_pod(ip(family, A[family], VIP[family]) / layer)
     assert (got.verdict, got.ip.src, got.ip.dst, got.packet.dst) == (REDIRECT, VIP[family], A[family], POD_MAC)
     error = got.packet[ICMP] if family == 4 else got.packet[ICMPv6DestUnreach]

@@ -161,7 +161,7 @@ class Agent:
 
     def kernel(self) -> dict[str, Any]:
         """The rows of each pinned table, the pinned links, and the pods' host ends that have both filters."""
-        root = self.directory / "bpffs/anetd/v1"
+        root = self.directory / "bpffs/anetd/v2"
         pins = sorted(pin.name for pin in (root / "links").iterdir())
         found: dict[str, Any] = {"links": pins, "pods": [name for name in self.links() if self._filters(name) == 2]}
         for name, codecs in TABLES.items():

@@ -144,7 +144,7 @@ def test_the_agents_configuration_is_what_the_agent_reads():
         "masquerade": False,
         "nonMasqueradeCIDRs": ["192.168.0.0/16"],
         "attachMode": "auto",
-        "layout": "v1",
+        "layout": "v2",
     }
 
 

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Which frontend a packet was sent to, if any.
+ *
+ * Precedence: a frontend of the very address; a node port, at an address of any node; a host port, at an address of this node.
+ */
+#ifndef ANETD_FRONTEND_H
+#define ANETD_FRONTEND_H
+
+#include "conntrack.h"
+#include "route.h"
+
+inline_always __u32 route_kind(const struct route *route)
+{
+	return route ? route->kind : 0;
+}
+
+inline_always struct frontend *frontend_at(const struct packet *p)
+{
+	struct frontend_key key = { .address = p->destination, .port = p->destination_port, .protocol = p->protocol };
+
+	return bpf_map_lookup_elem(&frontends, &key);
+}
+
+/* For a packet to the address of a node. */
+call_apart struct frontend *frontend_of_node(const struct packet *p, __u32 kind)
+{
+	struct frontend_key key = { .port = p->destination_port, .protocol = p->protocol, .scope = FRONTEND_NODE_PORT };
+	struct frontend *found;
+
+	if (p->ipv4)
+		address_from_ipv4(&key.address, 0);
+	found = bpf_map_lookup_elem(&frontends, &key);
+	if (found || kind != ROUTE_THIS_NODE)
+		return found;
+	key.scope = FRONTEND_HOST_PORT;
+	return bpf_map_lookup_elem(&frontends, &key);
+}
+
+inline_always int is_node_kind(__u32 kind)
+{
+	return kind == ROUTE_NODE || kind == ROUTE_THIS_NODE;
+}
+
+call_apart struct frontend *find_frontend(const struct packet *p)
+{
+	struct frontend *found = frontend_at(p);
+	__u32 kind;
+
+	if (found)
+		return found;
+	kind = route_kind(route_to(&p->destination));
+	return is_node_kind(kind) ? frontend_of_node(p, kind) : 0;
+}
+
+/* The row of an address that belongs to some Service; 0 if it belongs to none. */
+inline_always struct frontend *address_of_service(const struct address *address)
+{
+	struct frontend_key key = { .address = *address };
+
+	return bpf_map_lookup_elem(&frontends, &key);
+}
+
+call_apart int in_source_ranges(__u32 service_id, const struct address *client)
+{
+	struct source_range_key key = { .prefix_length = 32 + 128, .service_id = service_id };
+
+	key.address[0] = client->words[0];
+	key.address[1] = client->words[1];
+	key.address[2] = client->words[2];
+	key.address[3] = client->words[3];
+	return bpf_map_lookup_elem(&source_ranges, &key) != 0;
+}
+
+#endif

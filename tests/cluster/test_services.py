@@ -1,0 +1,544 @@
+"""Services as Kubernetes means them: every type and policy, from pods, from host-network pods, from the node's own processes, from outside.
+
+The machine that holds the cluster is the outside: it sits on the nodes' link with the bridge's address. A process that enters a node's
+namespaces keeps its own cgroup, so no socket hook sees it: it stands for every client that is translated packet by packet.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from .kube import Cluster, CommandFailed, agent_on, agent_process, eventually, run, toolbox_pod, udp_ask, url
+
+PODS = {"a1", "a2", "b1", "b2"}
+REFUSED, TIMED_OUT = 7, 28  # curl's words for them
+
+pytestmark = pytest.mark.parametrize("cluster", ["native-dual", "vxlan-dual"], indirect=True)
+
+
+@contextmanager
+def service(cluster: Cluster, namespace: str, name: str, selector: dict[str, str] | None, **spec: Any) -> Iterator[dict[int, str]]:
+    """A Service of dual stack, TCP 80 to 8080 and UDP 8081 unless `spec` says otherwise; family -> cluster address."""
+    ports = [
+        {"name": "http", "port": 80, "targetPort": 8080},
+        {"name": "udp", "port": 8081, "targetPort": 8081, "protocol": "UDP"},
+    ]
+    body = {"ipFamilyPolicy": "PreferDualStack", "ports": ports, **({"selector": selector} if selector else {}), **spec}
+    cluster.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace}, "spec": body})
+    try:
+        addresses = cluster.get("service", "-n", namespace, name)["spec"].get("clusterIPs", [])
+        yield {6 if ":" in address else 4: address for address in addresses if address != "None"}
+    finally:
+        cluster.kubectl("delete", "service", "-n", namespace, name, "--wait=false")
+
+
+def node_port(cluster: Cluster, namespace: str, name: str, port: str = "http") -> int:
+    ports = cluster.get("service", "-n", namespace, name)["spec"]["ports"]
+    return next(int(entry["nodePort"]) for entry in ports if entry["name"] == port)
+
+
+def outside(address: str, port: int, path: str = "/hostname", *options: str) -> str:
+    """What the machine gets, or curl's exit status as text."""
+    argv = ["curl", "-sS", "--globoff", "--noproxy", "*", "--max-time", "4", *options, url(address, port, path)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    return done.stdout.strip() if done.returncode == 0 else str(done.returncode)
+
+
+def inside(cluster: Cluster, namespace: str, pod: str, address: str, port: int, path: str = "/hostname", *options: str) -> str:
+    """As `outside`, from a pod."""
+    script = f"curl -sS --globoff --max-time 4 {' '.join(options)} '{url(address, port, path)}' 2>/dev/null || echo $?"
+    return cluster.exec(namespace, pod, "sh", "-c", script).strip()
+
+
+def on_node(cluster: Cluster, node: str, address: str, port: int, path: str = "/hostname") -> str:
+    """As `outside`, from a process of the node that no socket hook sees."""
+    script = f"curl -sS --globoff --max-time 4 '{url(address, port, path)}' 2>/dev/null || echo $?"
+    return cluster.in_member(node, "sh", "-c", script).strip()
+
+
+def host_of(answer: str) -> str:
+    """The address of "address:port"."""
+    return answer.rsplit(":", 1)[0].strip("[]")
+
+
+def served(probe: Any, wanted: Any, what: str = "") -> None:
+    eventually(lambda: probe() == wanted, within=20, what=what or f"{wanted}, last {probe()}")
+
+
+def listed(cluster: Cluster, node: str, namespace: str, name: str) -> list[Any]:
+    """What a node's agent says of a Service: a row a port and family."""
+    answer = cluster.exec("kube-system", agent_on(cluster, node), "anetd", "services", f"{namespace}/{name}", "--output", "json")
+    found = json.loads(answer)
+    assert isinstance(found, list)
+    return found
+
+
+def settled(cluster: Cluster, namespace: str, name: str, count: int) -> None:
+    """Every node's agent has the Service in its tables with that many backends a port and family."""
+
+    def known(node: str) -> bool:
+        rows = listed(cluster, node, namespace, name)
+        return bool(rows) and all(len(row["backends"]) == count and all(f["id"] for f in row["frontends"]) for row in rows)
+
+    for node in cluster.nodes():
+        eventually(lambda node=node: known(node), within=20, what=f"{name} with {count} backends on {node}")
+
+
+def everyone(cluster: Cluster, namespace: str, address: str, port: int, path: str = "/hostname") -> dict[str, str]:
+    """The answer to each kind of client inside of the cluster."""
+    first = cluster.nodes()[0]
+    return {
+        "pod": inside(cluster, namespace, "a2", address, port, path),
+        "far pod": inside(cluster, namespace, "b2", address, port, path),
+        "host-network pod": inside(cluster, namespace, "host-a", address, port, path),
+        "node": on_node(cluster, first, address, port, path),
+    }
+
+
+def test_a_cluster_address_answers_every_kind_of_client(cluster: Cluster, playground: str) -> None:
+    for target in ("a1", "b1"):
+        with service(cluster, playground, "one", {"app": target}) as addresses:
+            settled(cluster, playground, "one", 1)
+            for address in addresses.values():
+                assert set(everyone(cluster, playground, address, 80).values()) == {target}
+                for client in ("a2", "b2", "host-a"):
+                    assert udp_ask(cluster, playground, client, address, 8081) == target
+
+
+def test_pods_keep_their_address_through_a_service(cluster: Cluster, playground: str) -> None:
+    with service(cluster, playground, "one", {"app": "b1"}, type="NodePort") as addresses:
+        settled(cluster, playground, "one", 1)
+        own = cluster.pod_addresses(playground, "a2")
+        for family, address in addresses.items():
+            assert host_of(inside(cluster, playground, "a2", address, 80, "/clientip")) == own[family]
+            node = cluster.node_address(cluster.nodes()[0], family)
+            port = node_port(cluster, playground, "one")
+            assert host_of(inside(cluster, playground, "a2", node, port, "/clientip")) == own[family]
+
+
+def test_a_node_port_answers_on_every_node_whoever_asks(cluster: Cluster, playground: str) -> None:
+    with service(cluster, playground, "one", {"app": "a1"}, type="NodePort"):
+        settled(cluster, playground, "one", 1)
+        http, udp = node_port(cluster, playground, "one"), node_port(cluster, playground, "one", "udp")
+        for family in cluster.families:
+            for node in cluster.nodes()[:2]:
+                address = cluster.node_address(node, family)
+                assert outside(address, http) == "a1"
+                assert set(everyone(cluster, playground, address, http).values()) == {"a1"}
+                assert udp_ask(cluster, playground, "b2", address, udp) == "a1"
+                asked = run("sh", "-c", f"printf hostname | nc -u -w 2 {address} {udp}" if _has_nc() else _udp_script(address, udp))
+                assert asked.strip() == "a1"
+        assert inside(cluster, playground, "host-a", "127.0.0.1", http) == "a1"
+
+
+def _has_nc() -> bool:
+    return subprocess.run(["sh", "-c", "command -v nc"], capture_output=True, check=False).returncode == 0
+
+
+def _udp_script(address: str, port: int) -> str:
+    family = "AF_INET6" if ":" in address else "AF_INET"
+    code = (
+        f"import socket; s=socket.socket(socket.{family},socket.SOCK_DGRAM); s.settimeout(4);"
+        f" s.connect(('{address}',{port})); s.send(b'hostname'); print(s.recv(99).decode())"
+    )
+    return f'python3 -c "{code}"'
+
+
+def test_clients_outside_are_seen_by_backends_of_the_same_node_and_behind_the_node_by_others(cluster: Cluster, playground: str) -> None:
+    first, second = cluster.nodes()[:2]
+    with service(cluster, playground, "one", {"app": "a1"}, type="NodePort"):
+        settled(cluster, playground, "one", 1)
+        port = node_port(cluster, playground, "one")
+        for family in cluster.families:
+            near, far = cluster.node_address(first, family), cluster.node_address(second, family)
+            assert host_of(outside(near, port, "/clientip")) not in {near, far}
+            assert host_of(outside(far, port, "/clientip")) == far
+
+
+def test_external_policy_local_keeps_the_client_and_drops_where_there_is_no_endpoint(cluster: Cluster, playground: str) -> None:
+    first, second = cluster.nodes()[:2]
+    with service(cluster, playground, "one", {"app": "a1"}, type="NodePort", externalTrafficPolicy="Local"):
+        settled(cluster, playground, "one", 1)
+        port = node_port(cluster, playground, "one")
+        for family in cluster.families:
+            near, far = cluster.node_address(first, family), cluster.node_address(second, family)
+            assert host_of(outside(near, port, "/clientip")) not in {near, far}
+            assert outside(far, port) == str(TIMED_OUT)
+            # Clients in the cluster are not subject to it.
+            assert inside(cluster, playground, "b2", far, port) == "a1"
+            assert inside(cluster, playground, "host-b", far, port) == "a1"
+
+
+def test_internal_policy_local_stays_on_the_node_and_drops_where_there_is_no_endpoint(cluster: Cluster, playground: str) -> None:
+    with service(cluster, playground, "one", {"app": "a1"}, internalTrafficPolicy="Local") as addresses:
+        first, second = cluster.nodes()[:2]
+        for address in addresses.values():
+            served(lambda address=address: inside(cluster, playground, "a2", address, 80), "a1")
+            assert inside(cluster, playground, "host-a", address, 80) == "a1"
+            assert on_node(cluster, first, address, 80) == "a1"
+            assert inside(cluster, playground, "b2", address, 80) == str(TIMED_OUT)
+            assert inside(cluster, playground, "host-b", address, 80) == str(TIMED_OUT)
+            assert on_node(cluster, second, address, 80) == str(TIMED_OUT)
+
+
+def test_no_endpoints_and_no_such_port_are_refused_at_once(cluster: Cluster, playground: str) -> None:
+    with service(cluster, playground, "none", {"app": "nobody"}, type="NodePort") as addresses:
+        settled(cluster, playground, "none", 0)
+        port = node_port(cluster, playground, "none")
+        for family, address in addresses.items():
+            began = time.monotonic()
+            assert set(everyone(cluster, playground, address, 80).values()) == {str(REFUSED)}
+            assert set(everyone(cluster, playground, address, 81).values()) == {str(REFUSED)}
+            node = cluster.node_address(cluster.nodes()[0], family)
+            assert set(everyone(cluster, playground, node, port).values()) == {str(REFUSED)}
+            assert outside(node, port) == str(REFUSED)
+            assert time.monotonic() - began < 30, "refused, but late"
+
+
+def test_an_address_that_no_service_has_swallows(cluster: Cluster, playground: str) -> None:
+    taken = {a for item in cluster.get("services", "-A")["items"] for a in item["spec"].get("clusterIPs", [])}
+    base = ipaddress.ip_address(cluster.get("service", "-n", "default", "kubernetes")["spec"]["clusterIP"])
+    free = next(str(base + step) for step in range(200, 250) if str(base + step) not in taken)
+    assert inside(cluster, playground, "a2", free, 80) == str(TIMED_OUT)
+    assert on_node(cluster, cluster.nodes()[0], free, 80) == str(TIMED_OUT)
+
+
+def test_session_affinity_holds_for_its_time(cluster: Cluster, playground: str) -> None:
+    affinity = {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 6}}}
+    with service(cluster, playground, "sticky", {"group": "web"}, type="NodePort", **affinity) as addresses:
+        settled(cluster, playground, "sticky", 4)
+        port = node_port(cluster, playground, "sticky")
+        node = cluster.node_address(cluster.nodes()[0])
+        for ask in (lambda: inside(cluster, playground, "a2", addresses[4], 80), lambda: outside(node, port)):
+            assert len({ask() for _ in range(12)}) == 1
+        # Each try waits until the affinity is over: four backends do not give one answer ten times in a row by chance.
+        seen = set()
+        for _ in range(10):
+            seen.add(outside(node, port))
+            if len(seen) > 1:
+                break
+            time.sleep(8)
+        assert len(seen) > 1
+
+
+def test_named_target_ports_may_differ_by_endpoint(cluster: Cluster, playground: str) -> None:
+    first = cluster.nodes()[0]
+    pods = []
+    for name, http in (("plain", 8080), ("moved", 9090)):
+        pod = toolbox_pod(cluster, name, first, labels={"named": "yes"})
+        container = pod["spec"]["containers"][0]
+        container["command"] = ["/agnhost", "netexec", f"--http-port={http}", "--udp-port=-1"]
+        container["ports"] = [{"name": "web", "containerPort": http}]
+        container["readinessProbe"]["httpGet"]["port"] = http
+        pod["metadata"]["namespace"] = playground
+        pods.append(pod)
+    cluster.apply(*pods)
+    try:
+        cluster.wait_ready(playground, "plain", "moved")
+        with service(cluster, playground, "named", {"named": "yes"}, ports=[{"name": "web", "port": 80, "targetPort": "web"}]) as addresses:
+            settled(cluster, playground, "named", 2)
+            for address in addresses.values():
+                assert {inside(cluster, playground, "b1", address, 80) for _ in range(24)} == {"plain", "moved"}
+    finally:
+        cluster.kubectl("delete", "pod", "-n", playground, "plain", "moved", "--wait=false")
+
+
+def test_external_addresses_lead_to_the_service(cluster: Cluster, playground: str) -> None:
+    external = "198.18.77.1"
+    gateway = cluster.node_address(cluster.nodes()[1])
+    subprocess.run(["ip", "route", "del", f"{external}/32"], capture_output=True, check=False)
+    with service(cluster, playground, "external", {"app": "a1"}, externalIPs=[external]):
+        settled(cluster, playground, "external", 1)
+        assert set(everyone(cluster, playground, external, 80).values()) == {"a1"}
+        run("ip", "route", "add", f"{external}/32", "via", gateway)
+        try:
+            assert outside(external, 80) == "a1"
+            assert outside(external, 81) == str(REFUSED)
+        finally:
+            run("ip", "route", "del", f"{external}/32", "via", gateway)
+
+
+def test_of_two_services_with_one_external_address_the_older_has_it_and_the_newer_is_told(cluster: Cluster, playground: str) -> None:
+    external = "198.18.77.2"
+    with service(cluster, playground, "older", {"app": "a1"}, externalIPs=[external]):
+        settled(cluster, playground, "older", 1)
+        time.sleep(1.1)  # the API counts ages in seconds
+        with service(cluster, playground, "newer", {"app": "b1"}, externalIPs=[external]) as addresses:
+            served(lambda: inside(cluster, playground, "a2", addresses[4], 80), "b1")
+            assert inside(cluster, playground, "a2", external, 80) == "a1"
+            eventually(
+                lambda: any(
+                    event["regarding"]["name"] == "newer" and external in event["note"]
+                    for event in cluster.get("events.events.k8s.io", "-n", playground)["items"]
+                ),
+                what="an event on the newer Service",
+            )
+
+
+def balancer(cluster: Cluster, namespace: str, name: str) -> dict[int, str]:
+    """Family -> the load balancer's address, once there is one a family."""
+
+    def given() -> dict[int, str]:
+        rows = cluster.get("service", "-n", namespace, name)["status"]["loadBalancer"].get("ingress", [])
+        found = {6 if ":" in row["ip"] else 4: row["ip"] for row in rows}
+        return found if set(found) == set(cluster.families) else {}
+
+    found = eventually(given, what=f"an address for {name}")
+    assert isinstance(found, dict)
+    return found
+
+
+def test_a_load_balancer_has_an_address_that_the_machine_reaches(cluster: Cluster, playground: str) -> None:
+    with service(cluster, playground, "balanced", {"group": "web"}, type="LoadBalancer"):
+        for address in balancer(cluster, playground, "balanced").values():
+            served(lambda address=address: outside(address, 80) in PODS, True)
+            seen = Counter(outside(address, 80) for _ in range(40))
+            assert set(seen) == PODS
+            assert inside(cluster, playground, "a1", address, 80) in PODS
+            assert outside(address, 81) == str(REFUSED)
+
+
+def test_a_load_balancer_of_policy_local_is_announced_where_an_endpoint_is(cluster: Cluster, playground: str) -> None:
+    for target in ("a1", "b1"):
+        with service(cluster, playground, f"at-{target}", {"app": target}, type="LoadBalancer", externalTrafficPolicy="Local"):
+            nodes = [cluster.node_address(node, family) for node in cluster.nodes() for family in cluster.families]
+            for address in balancer(cluster, playground, f"at-{target}").values():
+                served(lambda address=address, target=target: outside(address, 80) == target, True)
+                assert host_of(outside(address, 80, "/clientip")) not in nodes
+
+
+def test_source_ranges_let_in_whom_they_name(cluster: Cluster, playground: str) -> None:
+    with service(cluster, playground, "fenced", {"app": "a1"}, type="LoadBalancer", loadBalancerSourceRanges=["203.0.113.0/24"]) as inner:
+        address = balancer(cluster, playground, "fenced")[4]
+        settled(cluster, playground, "fenced", 1)
+        assert outside(address, 80) == str(TIMED_OUT)
+        assert inside(cluster, playground, "a2", address, 80) == str(TIMED_OUT)
+        assert inside(cluster, playground, "a2", inner[4], 80) == "a1"
+        bridge = json.loads(run("ip", "-j", "route", "get", address))[0]["prefsrc"]
+        patch = json.dumps({"spec": {"loadBalancerSourceRanges": [f"{bridge}/32"]}})
+        cluster.kubectl("patch", "service", "-n", playground, "fenced", "-p", patch)
+        served(lambda: outside(address, 80), "a1")
+        assert inside(cluster, playground, "a2", address, 80) == str(TIMED_OUT)
+
+
+def test_a_balancer_that_proxies_itself_is_not_shortcut(cluster: Cluster, playground: str) -> None:
+    external = "198.18.77.3"
+    with service(cluster, playground, "proxied", {"app": "a1"}, type="LoadBalancer", loadBalancerClass="example.com/elsewhere"):
+        for mode, answer in (("VIP", "a1"), ("Proxy", str(TIMED_OUT))):
+            status = json.dumps({"status": {"loadBalancer": {"ingress": [{"ip": external, "ipMode": mode}]}}})
+            cluster.kubectl("patch", "service", "-n", playground, "proxied", "--subresource=status", "--type=merge", "-p", status)
+            served(lambda: inside(cluster, playground, "a2", external, 80), answer)
+
+
+def test_unready_pods_are_served_only_where_that_is_asked_for(cluster: Cluster, playground: str) -> None:
+    pod = toolbox_pod(cluster, "unready", cluster.nodes()[0])
+    pod["metadata"]["namespace"] = playground
+    pod["spec"]["containers"][0]["readinessProbe"] = {"exec": {"command": ["false"]}, "periodSeconds": 1}
+    cluster.apply(pod)
+    try:
+        with (
+            service(cluster, playground, "strict", {"app": "unready"}) as strict,
+            service(cluster, playground, "eager", {"app": "unready"}, publishNotReadyAddresses=True) as eager,
+        ):
+            for family in cluster.families:
+                served(lambda family=family: inside(cluster, playground, "b1", eager[family], 80), "unready")
+                assert inside(cluster, playground, "b1", strict[family], 80) == str(REFUSED)
+    finally:
+        cluster.kubectl("delete", "pod", "-n", playground, "unready", "--wait=false")
+
+
+def test_terminating_pods_serve_until_others_are_ready(cluster: Cluster, playground: str) -> None:
+    """The only pod of a Service goes away slowly: it is asked as long as it serves, and no longer when there is another one."""
+
+    def slow(name: str) -> dict[str, Any]:
+        pod = toolbox_pod(cluster, name, cluster.nodes()[0], labels={"slow": "yes"})
+        pod["metadata"]["namespace"] = playground
+        pod["spec"]["terminationGracePeriodSeconds"] = 60
+        pod["spec"]["containers"][0]["command"] = ["/agnhost", "netexec", "--http-port=8080", "--udp-port=8081", "--delay-shutdown=50"]
+        return pod
+
+    cluster.apply(slow("leaving"))
+    try:
+        cluster.wait_ready(playground, "leaving")
+        with service(cluster, playground, "slow", {"slow": "yes"}, type="NodePort", externalTrafficPolicy="Local") as addresses:
+            settled(cluster, playground, "slow", 1)
+            cluster.kubectl("delete", "pod", "-n", playground, "leaving", "--wait=false")
+            eventually(lambda: "deletionTimestamp" in cluster.pod(playground, "leaving")["metadata"])
+            time.sleep(2)
+            port, node = node_port(cluster, playground, "slow"), cluster.node_address(cluster.nodes()[0])
+            assert inside(cluster, playground, "b1", addresses[4], 80) == "leaving"
+            assert outside(node, port) == "leaving"
+            cluster.apply(slow("coming"))
+            cluster.wait_ready(playground, "coming")
+            served(lambda: {inside(cluster, playground, "b1", addresses[4], 80) for _ in range(6)}, {"coming"})
+    finally:
+        cluster.kubectl("delete", "pod", "-n", playground, "leaving", "coming", "--ignore-not-found", "--wait=false", "--grace-period=1")
+
+
+def test_a_pod_reaches_itself_through_every_kind_of_frontend(cluster: Cluster, playground: str) -> None:
+    with service(cluster, playground, "one", {"app": "a1"}, type="NodePort") as addresses:
+        settled(cluster, playground, "one", 1)
+        port = node_port(cluster, playground, "one")
+        for family, address in addresses.items():
+            assert inside(cluster, playground, "a1", address, 80) == "a1"
+            assert inside(cluster, playground, "a1", cluster.node_address(cluster.nodes()[0], family), port) == "a1"
+
+
+def test_one_port_number_may_be_two_protocols(cluster: Cluster, playground: str) -> None:
+    ports = [
+        {"name": "tcp", "port": 7000, "targetPort": 8080},
+        {"name": "udp", "port": 7000, "targetPort": 8081, "protocol": "UDP"},
+    ]
+    with service(cluster, playground, "both", {"app": "b1"}, ports=ports) as addresses:
+        settled(cluster, playground, "both", 1)
+        for address in addresses.values():
+            assert inside(cluster, playground, "a1", address, 7000) == "b1"
+            assert udp_ask(cluster, playground, "a1", address, 7000) == "b1"
+
+
+def test_services_of_other_proxies_and_headless_ones_are_left_alone(cluster: Cluster, playground: str) -> None:
+    with service(cluster, playground, "ours", {"app": "a1"}) as addresses:
+        served(lambda: inside(cluster, playground, "a2", addresses[4], 80), "a1")
+        label = "service.kubernetes.io/service-proxy-name"
+        cluster.kubectl("label", "service", "-n", playground, "ours", f"{label}=somebody-else")
+        served(lambda: inside(cluster, playground, "a2", addresses[4], 80), str(TIMED_OUT))
+        cluster.kubectl("label", "service", "-n", playground, "ours", f"{label}-")
+        served(lambda: inside(cluster, playground, "a2", addresses[4], 80), "a1")
+    with service(cluster, playground, "headless", {"app": "a1"}, clusterIP="None"):
+        time.sleep(1)
+        assert listed(cluster, cluster.nodes()[0], playground, "headless") == []
+
+
+def test_a_connected_datagram_socket_does_not_hang_on_to_a_backend_that_is_gone(cluster: Cluster, playground: str) -> None:
+    first, second = cluster.nodes()[:2]
+    for name, node in (("old", first), ("new", second)):
+        pod = toolbox_pod(cluster, name, node, labels={"turn": name})
+        pod["metadata"]["namespace"] = playground
+        cluster.apply(pod)
+    try:
+        cluster.wait_ready(playground, "old", "new")
+        with service(cluster, playground, "turns", {"turn": "old"}) as addresses:
+            settled(cluster, playground, "turns", 1)
+            for client in ("a1", "host-b"):
+                cluster.kubectl("patch", "service", "-n", playground, "turns", "-p", '{"spec":{"selector":{"turn":"old"}}}')
+                served(lambda client=client: udp_ask(cluster, playground, client, addresses[4], 8081), "old")
+                # A resolver keeps its socket: one datagram every half second, a new socket only when the old one breaks.
+                script = f"while :; do while echo hostname; do sleep 0.5; done | nc -u -p 5533 {addresses[4]} 8081; done"
+                listener = cluster.kubectl_process("exec", "-n", playground, client, "--", "timeout", "40", "sh", "-c", script)
+                try:
+                    time.sleep(3)
+                    cluster.kubectl("patch", "service", "-n", playground, "turns", "-p", '{"spec":{"selector":{"turn":"new"}}}')
+                    time.sleep(8)
+                finally:
+                    listener.kill()
+                heard = listener.communicate(timeout=20)[0]
+                assert "old" in heard, heard
+                assert heard.rstrip().endswith("new"), heard
+    finally:
+        cluster.kubectl("delete", "pod", "-n", playground, "old", "new", "--wait=false")
+
+
+def test_endpoints_without_selector_may_be_anywhere(cluster: Cluster, playground: str) -> None:
+    """A slice of the user's own: a node's address, an address outside, one endpoint twice, a port by number."""
+    node = cluster.node_address(cluster.nodes()[1])
+    with service(cluster, playground, "manual", None, ipFamilyPolicy="SingleStack", ipFamilies=["IPv4"]) as addresses:
+        for number in (1, 2):
+            cluster.apply(
+                {
+                    "apiVersion": "discovery.k8s.io/v1",
+                    "kind": "EndpointSlice",
+                    "metadata": {"name": f"manual-{number}", "namespace": playground, "labels": {"kubernetes.io/service-name": "manual"}},
+                    "addressType": "IPv4",
+                    "ports": [{"name": "http", "port": 18080, "protocol": "TCP"}],
+                    "endpoints": [{"addresses": [node]}],
+                }
+            )
+        served(lambda: inside(cluster, playground, "a1", addresses[4], 80), cluster.nodes()[1])
+        assert inside(cluster, playground, "b1", addresses[4], 80) == cluster.nodes()[1]
+        (row,) = (row for row in listed(cluster, cluster.nodes()[0], playground, "manual") if row["portName"] == "http")
+        assert row["backends"] == [f"{node}:18080"]
+
+
+def test_traffic_distribution_keeps_to_the_zone(cluster: Cluster, playground: str) -> None:
+    first, second = cluster.nodes()[:2]
+    zone = "topology.kubernetes.io/zone"
+    for node, name in ((first, "east"), (second, "west")):
+        cluster.kubectl("label", "node", node, f"{zone}={name}", "--overwrite")
+    try:
+        with service(cluster, playground, "close", {"group": "web"}, trafficDistribution="PreferClose") as addresses:
+            for client, near in (("a1", {"a1", "a2"}), ("b1", {"b1", "b2"})):
+                served(
+                    lambda client=client, near=near: {inside(cluster, playground, client, addresses[4], 80) for _ in range(10)} <= near,
+                    True,
+                )
+    finally:
+        for node in (first, second):
+            cluster.kubectl("label", "node", node, f"{zone}-")
+
+
+def test_a_node_port_cannot_be_taken_by_a_process_of_the_node(cluster: Cluster, playground: str) -> None:
+    with service(cluster, playground, "one", {"app": "a1"}, type="NodePort"):
+        settled(cluster, playground, "one", 1)
+        port = node_port(cluster, playground, "one")
+        with pytest.raises(CommandFailed, match=r"(?i)address already in use|not permitted"):
+            cluster.exec(playground, "host-a", "timeout", "2", "nc", "-l", str(port))
+        # A pod's own ports are its own.
+        cluster.exec(playground, "a1", "sh", "-c", f"timeout 1 nc -l {port}; test $? = 124")
+
+
+def test_rolling_a_deployment_under_load_loses_no_request(cluster: Cluster, playground: str) -> None:
+    """Backends that end gracefully, clients of every kind, ten requests a second each: none fails while all pods are replaced twice."""
+    pod = toolbox_pod(cluster, "rolled", "")
+    del pod["spec"]["nodeName"]
+    pod["spec"]["terminationGracePeriodSeconds"] = 15
+    pod["spec"]["containers"][0]["command"] += ["--delay-shutdown=6"]
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "rolled", "namespace": playground},
+        "spec": {
+            "replicas": 4,
+            "selector": {"matchLabels": {"app": "rolled"}},
+            "strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 2}},
+            "template": {"metadata": {"labels": {"app": "rolled"}}, "spec": pod["spec"]},
+        },
+    }
+    cluster.apply(deployment)
+    try:
+        cluster.kubectl("rollout", "status", "-n", playground, "deployment/rolled", "--timeout=60s", timeout=70)
+        with service(cluster, playground, "rolled", {"app": "rolled"}, type="NodePort") as addresses:
+            settled(cluster, playground, "rolled", 4)
+            port, node = node_port(cluster, playground, "rolled"), cluster.node_address(cluster.nodes()[0])
+            loop = "n=0; while [ -e /tmp/rolling ]; do n=$((n+1)); curl -sS --max-time 5 -o /dev/null http://{} || echo FAILED; sleep 0.1; done; echo asked $n"
+            clients = []
+            for name, target in (("a1", f"{addresses[4]}:80"), ("b1", f"{node}:{port}"), ("host-b", f"{addresses[4]}:80")):
+                cluster.exec(playground, name, "touch", "/tmp/rolling")
+                clients.append((name, cluster.kubectl_process("exec", "-n", playground, name, "--", "sh", "-c", loop.format(target))))
+            for _ in range(2):
+                cluster.kubectl("rollout", "restart", "-n", playground, "deployment/rolled")
+                cluster.kubectl("rollout", "status", "-n", playground, "deployment/rolled", "--timeout=120s", timeout=130)
+            for name, process in clients:
+                cluster.exec(playground, name, "rm", "/tmp/rolling")
+                said = process.communicate(timeout=30)[0]
+                assert "FAILED" not in said, f"{name}: {said}"
+                assert int(said.rsplit("asked ", 1)[1]) > 20
+    finally:
+        cluster.kubectl("delete", "deployment", "-n", playground, "rolled", "--wait=false")
+
+
+def test_changes_made_while_the_agent_is_dead_are_there_when_it_is_back(cluster: Cluster, playground: str) -> None:
+    first = cluster.nodes()[0]
+    with service(cluster, playground, "one", {"app": "a1"}) as addresses:
+        served(lambda: inside(cluster, playground, "a2", addresses[4], 80), "a1")
+        cluster.kubectl("patch", "service", "-n", playground, "one", "-p", '{"spec":{"selector":{"app":"b1"}}}')
+        cluster.in_member(first, "kill", "-9", str(agent_process(cluster, first)))
+        served(lambda: inside(cluster, playground, "a2", addresses[4], 80), "b1")
