@@ -31,7 +31,8 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Names are the JSON's, in snake case. `device` "" and `mtu` 0 mean: find out."""
+    """Names are the JSON's, in snake case. `device` "" and `mtu` 0 mean: find out; without a `load_balancer_pool` nobody is given an
+    address of a load balancer."""
 
     cluster_name: str
     api_server: str
@@ -43,7 +44,9 @@ class Config:
     masquerade: bool = True
     non_masquerade_cidrs: tuple[Network, ...] = ()
     attach_mode: str = "auto"
+    socket_lb: bool = True
     layout: str = "v2"
+    load_balancer_pool: tuple[Network, ...] = ()
 
 
 def _text(field: str, value: object) -> str:
@@ -125,7 +128,9 @@ _FIELDS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
     "masquerade": ("masquerade", _flag),
     "nonMasqueradeCIDRs": ("non_masquerade_cidrs", _networks),
     "attachMode": ("attach_mode", _choice(*ATTACH_MODES)),
+    "socketLB": ("socket_lb", _flag),
     "layout": ("layout", _pin_name),
+    "loadBalancerPool": ("load_balancer_pool", _networks),
 }
 
 

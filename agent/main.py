@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     if options.command == "agent":
         return run_agent(options.config)
-    return _ask(options.command, options.output)
+    return _ask(options.command, getattr(options, "name", ""), options.output)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (("status", "the agent's state"), ("endpoints", "the pods of this node"), ("services", "frontends and backends")):
         command = commands.add_parser(name, help=text)
         command.add_argument("--output", "-o", choices=("table", "json"), default="table")
+        if name == "services":
+            command.add_argument("name", nargs="?", default="", metavar="NAMESPACE/NAME", help="of one Service (default: of all)")
     return parser
 
 
@@ -78,17 +80,14 @@ def run_agent(config_path: Path, paths: Paths | None = None, open_datapath: Open
 def _observe(agent: Agent, paths: Paths, cni: CniMetrics) -> None:
     from agent.observe import documents
     from agent.observe.control import ControlServer
-    from agent.observe.health import HealthServer
 
-    HealthServer(
-        {"/healthz": documents.healthz(agent), "/readyz": documents.readyz(agent), "/metrics": documents.metrics(agent, cni)}
-    ).start()
+    agent.edges.start({"/healthz": documents.healthz(agent), "/readyz": documents.readyz(agent), "/metrics": documents.metrics(agent, cni)})
     ControlServer(
         paths.run / "anetd.sock",
         {
-            "status": lambda: documents.status(agent, cni),
-            "endpoints": lambda: documents.endpoints(agent),
-            "services": lambda: documents.services(agent),
+            "status": lambda _: documents.status(agent, cni),
+            "endpoints": lambda _: documents.endpoints(agent),
+            "services": lambda name: documents.services(agent, name),
         },
     ).start()
 
@@ -102,14 +101,17 @@ def _node_name() -> str:
     return name
 
 
-def _ask(word: str, output: str) -> int:
+def _ask(word: str, about: str, output: str) -> int:
     from agent.observe import tables
     from agent.observe.control import AgentAwayError, ask
 
     try:
-        document = ask(word)
+        document = ask(f"{word} {about}".strip())
     except AgentAwayError as error:
         print(f"anetd: {error}", file=sys.stderr)  # noqa: T201 (this is a command)
+        return 1
+    if about and not document:
+        print(f"anetd: this node knows of no Service {about} with a cluster address; the name is NAMESPACE/NAME", file=sys.stderr)  # noqa: T201
         return 1
     text = json.dumps(document, indent=2) + "\n" if output == "json" else getattr(tables, word)(document)
     sys.stdout.write(text)

@@ -15,13 +15,13 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from agent import facts, nodes
-from agent.cni.commands import PodNetwork
+from agent.cni.commands import PodNetwork, PublishHostPorts
 from agent.cni.install import install_config, install_plugin
 from agent.cni.ipam import Allocator
 from agent.cni.protocol import CniError, Code, Request
@@ -29,13 +29,17 @@ from agent.cni.server import Server
 from agent.cni.store import Store
 from agent.config import Config
 from agent.datapath import host as host_network
-from agent.datapath import links
+from agent.datapath import links, socketlb
 from agent.datapath.errors import DatapathError
 from agent.datapath.host import Host
 from agent.datapath.netlink import Netlink
 from agent.datapath.programs import AttachMode, DatapathConfig, RoutingMode
+from agent.datapath.socketlb import SocketLB
+from agent.edges import Edges
+from agent.observe.kube_proxy import ProxyState
 from agent.ports import AgentDatapath, OpenDatapath
 from agent.reconcile.applier import ApplyError
+from agent.services.hostports import HostPort
 from agent.sync import Synchronizer
 from agent.watch import records
 from agent.watch.records import EndpointSlice, Key, Node, Service
@@ -46,7 +50,7 @@ from agent.watch.watcher import Watcher
 log = logging.getLogger(__name__)
 
 _SETTLE_SECONDS = 0.02
-"""Changes come in bursts (a rollout, a list): wait this long for the rest of one."""
+"""A change is taken up at once, those that follow it (a rollout, a list) together, so long after it."""
 _HOUSEKEEPING_SECONDS = 60.0
 _RETRY_SECONDS = (1.0, 30.0)
 """Between attempts to bring the tables up to date: the first wait, doubled up to the last."""
@@ -70,6 +74,7 @@ class Paths:
     cni_config: Path = Path("/etc/cni/net.d")
     cni_bin: Path = Path("/opt/cni/bin")
     bpffs: Path = Path("/sys/fs/bpf")
+    cgroups: Path = socketlb.CGROUP_MOUNT
     service_account: Path = SERVICE_ACCOUNT
     objects: Path = field(default_factory=lambda: Path(__file__).resolve().parent / "objects")
 
@@ -103,15 +108,18 @@ class Agent:
         self.serving: Serving | None = None
         self.ready = False
         self.waiting_for = "the start"
+        self.socket_lb = SocketLB(on=False, reason="the agent is starting")
         self._beat = self.started
         self._paths = paths
         self._open_datapath = open_datapath
         self._observe = observe
         self._stop = threading.Event()
         self._wake = threading.Event()
+        self._routes_due = True
         self.nodes = Watcher("nodes", NODES, access, self._wake.set)
         self.services = Watcher("services", SERVICES, access, self._wake.set)
         self.slices = Watcher("endpointslices", SLICES, access, self._wake.set)
+        self.edges = Edges(config, node_name, access, self._proxy_state, self.nodes.snapshot)
 
     @property
     def watchers(self) -> tuple[Watcher[Any], ...]:
@@ -132,6 +140,7 @@ class Agent:
         """Start, serve, and end when told."""
         _few_arenas()
         with contextlib.ExitStack() as stack:
+            stack.callback(self.edges.stop)
             for watcher in self.watchers:
                 watcher.start()
                 stack.callback(watcher.stop)
@@ -174,16 +183,38 @@ class Agent:
         self.waiting_for = "the programs to be loaded"
         datapath = self._open_datapath(self._datapath_config(own, host, mtu), self._paths.bpffs, self._paths.objects)
         stack.callback(datapath.close)
-        tables = Synchronizer(self.config, own, host, datapath, nl)
+        tables = Synchronizer(
+            self.config,
+            own,
+            host,
+            datapath,
+            nl,
+            metrics=self.edges.services,
+            warn=self.edges.notice,
+            destroy_sockets=datapath.destroy_sockets,
+        )
         # A device whose programs know no route would pass everything to the host's stack: the rows come first.
-        tables.apply_routes(self._other_nodes(), prune=False)
+        tables.apply_routes(own, self._other_nodes(), prune=False)
         datapath.attach_device()
         datapath.attach_overlay()
+        self.socket_lb = self._attach_sockets(datapath)
         store = Store(self._paths.state / "endpoints.jsonl")
         stack.callback(store.close)
-        pods = PodNetwork(store, Allocator(own.pod_cidrs), datapath, nl, mtu=mtu)
+        pods = PodNetwork(store, Allocator(own.pod_cidrs), datapath, nl, mtu=mtu, publish=_publisher(tables))
+        datapath.pod_namespaces = lambda: [record.netns for record in pods.records()]
         pods.restore()
         return Serving(own, host, mtu, datapath, pods, tables)
+
+    def _attach_sockets(self, datapath: AgentDatapath) -> SocketLB:
+        if not self.config.socket_lb:
+            datapath.detach_sockets()
+            return SocketLB(on=False, reason="switched off in the configuration")
+        try:
+            datapath.attach_sockets(socketlb.find_cgroup(self._paths.cgroups))
+        except DatapathError as error:
+            log.warning("no load balancing at the socket; packets are translated one by one", extra={"reason": str(error)})
+            return SocketLB(on=False, reason=str(error).partition("\n")[0])
+        return SocketLB(on=True)
 
     def _overlay(self, nl: Netlink, own: Node, mtu: int) -> links.Link | None:
         tunnel = nodes.tunnel_address(own)
@@ -209,43 +240,63 @@ class Agent:
 
     def _serve(self, serving: Serving) -> None:
         housekeeping = time.monotonic() + _HOUSEKEEPING_SECONDS
-        pause, retry = 0.0, _RETRY_SECONDS[0]
-        while not self._stop.wait(pause):
+        settled, retry = 0.0, _RETRY_SECONDS[0]
+        while not self._stop.wait(max(0.0, settled - time.monotonic())):
             self._beat = time.monotonic()
-            pause = _SETTLE_SECONDS
+            settled = self._beat + _SETTLE_SECONDS
             self._wake.clear()
             if all(watcher.synced for watcher in self.watchers):
                 if self._reconcile(serving):
                     retry = _RETRY_SECONDS[0]
                 else:
-                    pause, retry = retry, min(retry * 2, _RETRY_SECONDS[1])
+                    settled, retry = time.monotonic() + retry, min(retry * 2, _RETRY_SECONDS[1])
                     self._wake.set()
             if time.monotonic() >= housekeeping:
                 housekeeping = time.monotonic() + _HOUSEKEEPING_SECONDS
-                _keep_house(serving)
-                self._wake.set()  # the host's own addresses are no API object: looked at again by and by
+                _keep_house(serving, self.edges)
+                self._routes_due = True  # the host's own addresses are no API object: looked at again by and by
+                self._wake.set()
             self._wake.wait(max(0.0, housekeeping - time.monotonic()))
 
     def _reconcile(self, serving: Serving) -> bool:
-        self._check_own_node(serving.own)
+        if self.nodes.take() or self._routes_due or not self.ready:
+            self._routes_due = True
+            self._check_own_node(serving.own)
         try:
-            serving.tables.apply_routes(self._other_nodes(), prune=True)
-            serving.tables.apply_services(self.services.snapshot().values(), self.slices.snapshot().values())
+            if self._routes_due:
+                own = self.nodes.snapshot().get(Key("", self.node_name), serving.own)
+                serving.tables.apply_routes(own, self._other_nodes(), prune=True)
+                self._routes_due = False
+            serving.tables.apply_services(self.services.take(), self.slices.take())
             if not self.ready:
                 self._open_for_business(serving)
         except (ApplyError, DatapathError, OSError) as error:
             log.error("the node cannot be brought up to date; trying again", extra={"error": str(error)})
             serving.tables.forget()
+            self._routes_due = True
             return False
+        self.edges.synced(serving.tables.health_checks)
         return True
+
+    def _proxy_state(self) -> ProxyState:
+        own = self.nodes.snapshot().get(Key("", self.node_name))
+        services = self.edges.services
+        return ProxyState(
+            last_sync=services.last_sync,
+            pending_since=services.pending_since,
+            stalled=self.stalled,
+            eligible=own is not None and not own.leaving,
+            families=sorted({network.version for network in self.config.service_cidrs}),
+        )
 
     def _check_own_node(self, own: Node) -> None:
         found = self.nodes.snapshot().get(Key("", self.node_name))
         if found is None or not facts.is_complete(found):
             return
-        if found != own or not self.ready:
+        changed = (found.pod_cidrs, found.addresses) != (own.pod_cidrs, own.addresses)
+        if changed or not self.ready:
             facts.remember(self._paths.state / "node.json", found)
-        if found != own:
+        if changed:
             raise NodeChangedError(f"node {self.node_name} has changed from {own} to {found}: the agent starts anew")
 
     def _other_nodes(self) -> list[Node]:
@@ -265,7 +316,25 @@ class Agent:
     def _perform(self, request: Request) -> dict[str, Any] | None:
         if self.serving is None or self._stop.is_set():
             raise CniError(Code.TRY_AGAIN_LATER, "anetd is starting or ending: try again later", version=request.version)
-        return self.serving.pods.perform(request)
+        try:
+            return self.serving.pods.perform(request)
+        except CniError as error:
+            if error.code is Code.ADDRESSES_USED_UP and request.pod:
+                pod = Key(request.args.get("K8S_POD_NAMESPACE", ""), request.args.get("K8S_POD_NAME", ""))
+                self.edges.used_up(pod, request.args.get("K8S_POD_UID", ""), error.message)
+            raise
+
+
+def _publisher(tables: Synchronizer) -> PublishHostPorts:
+    """What pods' host ports are told to."""
+
+    def publish(ports: Collection[HostPort]) -> None:
+        try:
+            tables.set_host_ports(ports)
+        except ApplyError as error:
+            raise DatapathError(str(error)) from error
+
+    return publish
 
 
 def _since_exec() -> float:
@@ -274,11 +343,14 @@ def _since_exec() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - began / os.sysconf("SC_CLK_TCK")
 
 
-def _keep_house(serving: Serving) -> None:
+def _keep_house(serving: Serving, edges: Edges) -> None:
     try:
-        serving.datapath.collect_garbage()
+        began = time.monotonic()
+        edges.tables.collected(serving.datapath.collect_garbage(), time.monotonic() - began)
         serving.datapath.settle()
         serving.pods.sweep()
+        serving.tables.keep_house()
+        edges.keep_house(serving.datapath.usage())
     except (DatapathError, OSError) as error:
         log.warning("housekeeping failed; it is tried again in a minute", extra={"error": str(error)})
 

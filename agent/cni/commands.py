@@ -13,19 +13,25 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agent.cni.ipam import Allocator, UsedUpError
+from agent.cni.portmappings import conflict, host_ports
 from agent.cni.protocol import Attachment, CniError, Code, Command, Request, Result, encode_result
 from agent.cni.store import Record, State, Store, used_ids
 from agent.datapath import links, netns, podnet
 from agent.datapath.abi import Endpoint, IPAddress
 from agent.datapath.errors import DatapathError
 from agent.datapath.netlink import Netlink
+from agent.services.hostports import HostPort
 
 log = logging.getLogger(__name__)
+
+
+PublishHostPorts = Callable[[Collection[HostPort]], None]
+"""Makes these the node's host ports, all of them, before it returns. Raises `DatapathError`, `OSError`."""
 
 
 class EndpointRows(Protocol):
@@ -91,6 +97,7 @@ class PodNetwork:
         *,
         mtu: int,
         clock: Clock = Clock(),
+        publish: PublishHostPorts = lambda _ports: None,
     ) -> None:
         self._store = store
         self._allocator = allocator
@@ -98,8 +105,11 @@ class PodNetwork:
         self._nl = nl
         self._mtu = mtu
         self._clock = clock
+        self._publish = publish
         self._locks = _Locks()
         self._allocating = threading.Lock()
+        self._claiming = threading.Lock()
+        self._publishing = threading.Lock()
         records = store.all()
         self._next_id = max(used_ids(records), default=0) + 1
         now, wall = clock.monotonic(), clock.wall()
@@ -144,7 +154,7 @@ class PodNetwork:
         """Bring store, kernel and datapath into agreement after a start.
 
         What was begun but not finished and what belongs to a namespace that is gone is taken away; the rest is attached again
-        (which adopts what is pinned). What nobody knows of is removed.
+        (which adopts what is pinned). What nobody knows of is removed, and the host ports are those of the pods that are there.
         """
         for record in self._store.all():
             with self._locks.hold(record.attachment):
@@ -156,6 +166,11 @@ class PodNetwork:
                 else:
                     self._reattach(record)
         self._remove_strangers()
+        try:
+            self._publish_host_ports()
+        except (OSError, DatapathError) as error:
+            # Whoever keeps the tables has heard of them, and tries again with all else.
+            log.error("host ports cannot be written", extra={"error": str(error)})
 
     def sweep(self) -> int:
         """Release what belongs to namespaces that are gone (their DEL never came); how many attachments."""
@@ -174,7 +189,7 @@ class PodNetwork:
             identity = netns.identify(namespace)
             known = self._store.get(attachment)
             if known is not None:
-                if self._is_complete(known, namespace, identity):
+                if known.port_mappings == request.port_mappings and self._is_complete(known, namespace, identity):
                     return self._result(request, known)
                 self._undo(known)
             record = self._intend(request, attachment, identity)
@@ -206,15 +221,49 @@ class PodNetwork:
             id=number,
             pod=request.pod,
             version=request.version,
+            port_mappings=request.port_mappings,
         )
+        try:
+            self._claim(record)
+        except BaseException:
+            self._release(addresses)
+            raise
+        return record
+
+    def _claim(self, record: Record) -> None:
+        """Write an intent down, unless one of its host ports cannot be had or is another pod's."""
+        try:
+            host_ports(record.port_mappings, record.addresses)
+        except ValueError as error:
+            raise CniError(Code.INVALID_CONFIG, str(error)) from error
+        for last in (False, True):
+            with self._claiming:
+                taken = self._taken_port(record)
+                if not taken:
+                    self._write_down(record)
+                    return
+            if last or not self.sweep():
+                raise CniError(Code.TRY_AGAIN_LATER, taken, "delete one of the two pods, or give it another hostPort")
+
+    def _write_down(self, record: Record) -> None:
         try:
             self._store.put(record)
         except OSError as error:
-            self._release(addresses)
             raise CniError(
                 Code.IO_FAILURE, f"the pod's address cannot be written down ({error.strerror}): free some space below /var/lib/anetd"
             ) from error
-        return record
+
+    def _taken_port(self, record: Record) -> str:
+        for other in self._store.all():
+            for mine in record.port_mappings:
+                if other.attachment != record.attachment and any(conflict(mine, theirs) for theirs in other.port_mappings):
+                    return f"hostPort {mine}: pod {other.pod or other.attachment.container_id} of this node has it"
+        return ""
+
+    def _publish_host_ports(self) -> None:
+        with self._publishing:
+            ready = [record for record in self._store.all() if record.state is State.READY]
+            self._publish([port for record in ready for port in host_ports(record.port_mappings, record.addresses)])
 
     def _allocate(self) -> tuple[IPAddress, ...]:
         for last in (False, True):
@@ -238,6 +287,8 @@ class PodNetwork:
         podnet.connect_host_end(self._nl, index, pod)
         podnet.connect_pod_end(namespace, pod)
         self._store.put(record.ready())
+        if record.port_mappings:
+            self._publish_host_ports()
 
     def _write_endpoint(self, record: Record, pod: podnet.PodLink, index: int) -> None:
         row = Endpoint(ifindex=index, id=record.id, pod_mac=pod.pod_mac, host_mac=pod.host_mac)
@@ -315,7 +366,12 @@ class PodNetwork:
         for address in record.addresses:
             self._datapath.remove_endpoint_state(address)
         self._store.remove(record.attachment)
-        self._release(record.addresses)
+        try:
+            if record.port_mappings:
+                # Before the address is anybody else's, no host port may lead to it.
+                self._publish_host_ports()
+        finally:
+            self._release(record.addresses)
 
     def _undo_quietly(self, record: Record) -> None:
         try:
@@ -339,6 +395,9 @@ class PodNetwork:
                 for address in record.addresses
                 if self._datapath.endpoints.get(address) is None
             ]
+            if record.port_mappings != request.port_mappings:
+                given, asked = (", ".join(map(str, ports)) or "none" for ports in (record.port_mappings, request.port_mappings))
+                wrong.append(f"the pod was given the host ports {given}, and CHECK was asked for {asked}")
             if wrong:
                 raise CniError(Code.CHECK_FAILED, "; ".join(wrong), "delete the pod to have its network made anew")
 

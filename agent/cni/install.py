@@ -19,7 +19,11 @@ CONFIG_VERSION = "1.0.0"
 
 def network_config() -> bytes:
     """The network configuration list."""
-    document = {"cniVersion": CONFIG_VERSION, "name": NETWORK_NAME, "plugins": [{"type": "anetd-cni"}]}
+    document = {
+        "cniVersion": CONFIG_VERSION,
+        "name": NETWORK_NAME,
+        "plugins": [{"type": "anetd-cni", "capabilities": {"portMappings": True}}],
+    }
     return json.dumps(document, indent=2).encode() + b"\n"
 
 

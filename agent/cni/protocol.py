@@ -14,6 +14,9 @@ from enum import IntEnum, StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+from agent.cni import portmappings
+from agent.cni.portmappings import PortMapping
+
 Address = IPv4Address | IPv6Address
 
 GREETING = b"anetd-cni/1\n"
@@ -89,6 +92,7 @@ class Request:
     netns: str = ""
     args: Mapping[str, str] = field(default_factory=dict)
     valid_attachments: Sequence[Attachment] = ()
+    port_mappings: tuple[PortMapping, ...] = ()
 
     @property
     def pod(self) -> str:
@@ -171,7 +175,16 @@ def _request(variables: Mapping[str, str], config: Mapping[str, Any], version: s
         raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_NETNS is missing: {command} needs the container's network namespace")
     if netns and (not netns.startswith("/") or "\0" in netns):
         raise CniError(Code.INVALID_ENVIRONMENT, f"CNI_NETNS: {netns!r} is not an absolute path")
-    return Request(command, version, network, attachment, netns, _args(variables.get("CNI_ARGS", "")))
+    # A DEL must succeed whatever its configuration says: what the pod was given is in the store.
+    mappings = () if command is Command.DEL else _port_mappings(config)
+    return Request(command, version, network, attachment, netns, _args(variables.get("CNI_ARGS", "")), port_mappings=mappings)
+
+
+def _port_mappings(config: Mapping[str, Any]) -> tuple[PortMapping, ...]:
+    try:
+        return portmappings.decode(config.get("runtimeConfig"))
+    except ValueError as error:
+        raise CniError(Code.INVALID_CONFIG, str(error)) from error
 
 
 def _command(text: str, version: str) -> Command:

@@ -22,6 +22,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
+from agent.cni import portmappings
+from agent.cni.portmappings import PortMapping
 from agent.cni.protocol import Attachment
 
 Address = IPv4Address | IPv6Address
@@ -52,6 +54,7 @@ class Record:
     id: int
     pod: str = ""
     version: str = ""
+    port_mappings: tuple[PortMapping, ...] = ()
 
     def ready(self) -> Record:
         """The same, complete."""
@@ -77,6 +80,7 @@ def _encode(record: Record) -> dict[str, Any]:
         "id": record.id,
         "pod": record.pod,
         "version": record.version,
+        **({"portMappings": portmappings.encode(record.port_mappings)} if record.port_mappings else {}),
     }
 
 
@@ -102,6 +106,7 @@ def _decode(row: dict[str, Any]) -> Record:
         id=int(row["id"]),
         pod=row.get("pod", ""),
         version=row.get("version", ""),
+        port_mappings=portmappings.decode(row),
     )
 
 

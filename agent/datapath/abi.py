@@ -556,6 +556,7 @@ AFFINITY_KEY: Codec[AffinityKey] = Codec("affinity_key", 24, _pack_affinity_key,
 AFFINITY_ROW: Codec[AffinityRow] = Codec(
     "affinity_row", 8, lambda r: struct.pack("=II", r.backend, r.last_used), lambda data: AffinityRow(*struct.unpack("=II", data))
 )
+COOKIE: Codec[int] = Codec("", 8, lambda cookie: cookie.to_bytes(8, sys.byteorder), lambda data: int.from_bytes(data, sys.byteorder))
 SOCKET_FLOW_KEY: Codec[SocketFlowKey] = Codec("socket_flow_key", 32, _pack_socket_flow_key, _unpack_socket_flow_key)
 SOCKET_FLOW: Codec[SocketFlow] = Codec(
     "socket_flow",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -21,6 +22,19 @@ R = TypeVar("R")
 
 _CHUNK = 1024
 _ENOTSUPP = 524  # the kernel's own, which leaks to user space from tables without batches
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Rows there are and rows there may be."""
+
+    rows: int
+    capacity: int
+
+    @property
+    def pressure(self) -> float:
+        """From 0 to 1."""
+        return self.rows / self.capacity if self.capacity else 0.0
 
 
 def _chunks(rows: Iterable[R]) -> Iterator[list[R]]:
@@ -56,6 +70,11 @@ class Table(Generic[K, V]):
         """Every row. Rows that come and go meanwhile may or may not be seen."""
         for key, value in self.raw_items():
             yield self._key.unpack(key), self._value.unpack(value)
+
+    def keys(self) -> Iterator[K]:
+        """As `items`, without the values."""
+        for key, _ in self.raw_items():
+            yield self._key.unpack(key)
 
     def put_many(self, rows: Mapping[K, V] | Iterable[tuple[K, V]]) -> None:
         """As `put` for each, in the order given."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import socket
 import stat
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ T = TypeVar("T")
 
 _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703
+_SO_NETNS_COOKIE = 71
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -73,6 +76,15 @@ def identify_path(path: str) -> NamespaceId | None:
         return identify(fd)
     finally:
         os.close(fd)
+
+
+def cookie() -> int:
+    """The number by which programs know the calling thread's namespace; 0 where the kernel does not tell (before 5.14)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        try:
+            return int.from_bytes(asking.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
+        except OSError:
+            return 0
 
 
 def run_in(fd: int, work: Callable[[], T]) -> T:

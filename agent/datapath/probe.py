@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from agent.datapath import syscalls
 
-_SCHED_CLS = 3
+_SCHED_CLS, _CGROUP_SOCK, _CGROUP_SOCK_ADDR = 3, 9, 18
 _NO_SUCH_IFINDEX = 0x7FFFFFFF
 
 
@@ -44,10 +44,10 @@ def _call(helper: int) -> bytes:
 _TRIVIAL = _move(0, 0) + _EXIT
 
 
-def _loads(program: bytes) -> str:
+def _loads(program: bytes, kind: int = _SCHED_CLS, attach: int = 0) -> str:
     """ "" if the kernel takes the program, else what it said."""
     try:
-        os.close(syscalls.prog_load(_SCHED_CLS, program))
+        os.close(syscalls.prog_load(kind, program, attach))
     except OSError as error:
         return str(error)
     return ""
@@ -85,6 +85,20 @@ _PROBES: tuple[tuple[str, bool, str, str, Callable[[], str]], ...] = (
         lambda: _loads(b"".join((_move(1, 1), _move(2, 0), _call(155), _EXIT))),
     ),
     ("coarse-clock", False, "5.11", "a cheaper clock for connection tracking", lambda: _loads(b"".join((_call(160), _TRIVIAL)))),
+    (
+        "socket-hooks",  # the latest of those that are used
+        False,
+        "5.9",
+        "load balancing at the socket",
+        lambda: _loads(_TRIVIAL, _CGROUP_SOCK, syscalls.Attach.CGROUP_INET_SOCK_RELEASE),
+    ),
+    (
+        "set-retval",
+        False,
+        "5.18",
+        "connect() to nobody says so (ECONNREFUSED, not EPERM)",
+        lambda: _loads(b"".join((_move(1, 0), _call(187), _TRIVIAL)), _CGROUP_SOCK_ADDR, syscalls.Attach.CGROUP_INET4_CONNECT),
+    ),
     ("tcx", False, "6.6", "links that are swapped and pinned; clsact filters do otherwise", _tcx),
 )
 

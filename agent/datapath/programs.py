@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
-from agent.datapath import abi, conntrack, syscalls
+from agent.datapath import abi, conntrack, netns, socketlb, sockets, syscalls
 from agent.datapath.abi import (
     AffinityKey,
     AffinityRow,
@@ -33,12 +33,14 @@ from agent.datapath.abi import (
     MasqueradeRow,
     Route,
     SlotKey,
+    SocketFlow,
+    SocketFlowKey,
     SourceRange,
 )
 from agent.datapath.attach import POD_PREFIX, Attacher, ClsactAttacher, Pair, SettlingAttacher, TcxAttacher
 from agent.datapath.errors import DatapathError
 from agent.datapath.libbpf import LoadedObject, load
-from agent.datapath.maps import PerCpuTable, RouteTable, Table
+from agent.datapath.maps import PerCpuTable, RouteTable, Table, Usage
 from agent.datapath.probe import probe
 
 
@@ -70,6 +72,7 @@ class MapSizes:
     source_ranges: int = 65536
     affinity: int = 65536
     socket_flows: int = 65536
+    socket_backends: int = 16384
     conntrack: int = 131072
     masquerade: int = 65536
     fragments: int = 8192
@@ -94,6 +97,9 @@ class DatapathConfig:
     map_sizes: MapSizes = field(default_factory=MapSizes)
 
 
+LoadObject = Callable[[str], LoadedObject]
+"""Loads the object of that name with the node's configuration."""
+
 _OBJECTS = ("pod", "host", "overlay")
 _CODECS: Mapping[str, tuple[Codec[Any], Codec[Any]]] = {
     "endpoints": (abi.ADDRESS, abi.ENDPOINT),
@@ -107,6 +113,8 @@ _CODECS: Mapping[str, tuple[Codec[Any], Codec[Any]]] = {
     "conntrack": (abi.FLOW_KEY, abi.CONNTRACK_ROW),
     "masquerade": (abi.FLOW_KEY, abi.MASQUERADE_ROW),
     "fragments": (abi.FRAGMENT_KEY, abi.FRAGMENT_ROW),
+    "socket_flows": (abi.SOCKET_FLOW_KEY, abi.SOCKET_FLOW),
+    "socket_backends": (abi.COOKIE, abi.BACKEND),
 }
 
 
@@ -117,10 +125,18 @@ class Datapath:
     """
 
     def __init__(
-        self, config: DatapathConfig, root: Path, loaded: Mapping[str, LoadedObject], attachers: tuple[Attacher, Attacher]
+        self,
+        config: DatapathConfig,
+        root: Path,
+        load_object: LoadObject,
+        loaded: dict[str, LoadedObject],
+        attachers: tuple[Attacher, Attacher],
     ) -> None:
         self.config = config
+        self.pod_namespaces: Callable[[], Iterable[str]] = tuple
+        """Paths of the namespaces whose sockets `destroy_sockets` looks at, beside this process's own."""
         self._root = root
+        self._load_object = load_object
         self._loaded = loaded
         self._device_attacher, self._pod_attacher = attachers
         maps = {name: fd for loaded_object in loaded.values() for name, fd in loaded_object.maps.items()}
@@ -136,6 +152,9 @@ class Datapath:
         self.masquerade: Table[FlowKey, MasqueradeRow] = _table("masquerade", maps)
         self.fragments: Table[FragmentKey, FragmentRow] = _table("fragments", maps)
         self.drops: PerCpuTable[DropKey, DropCount] = PerCpuTable("drops", maps["drops"], abi.DROP_KEY, abi.DROP_COUNT, abi.sum_drops)
+        self.socket_flows: Table[SocketFlowKey, SocketFlow] | None = None
+        self.socket_backends: Table[int, Backend] | None = None
+        """These two are there once sockets were attached."""
 
     @classmethod
     def open(cls, config: DatapathConfig, bpffs: Path, objects: Path) -> Datapath:
@@ -152,13 +171,12 @@ class Datapath:
         except OSError as error:
             raise DatapathError(f"{root} cannot be made: {error}") from error
         use_links = _wants_links(config.attach_mode)
-        record = _record(config).pack()
+        load_object = _loader(config, root / "maps", objects)
         loaded: dict[str, LoadedObject] = {}
         try:
             for name in _OBJECTS:
                 if name != "overlay" or config.overlay_ifindex:
-                    path = objects / f"{name}.bpf.o"
-                    loaded[name] = load(path, config=record, pins=root / "maps", max_entries=asdict(config.map_sizes))
+                    loaded[name] = load_object(name)
             links, filters = TcxAttacher(root / "links"), ClsactAttacher()
             links.update(_pairs(loaded))
             filters.update(_pairs(loaded))
@@ -169,9 +187,9 @@ class Datapath:
                 loaded_object.close()
             raise
         if not use_links:
-            return cls(config, root, loaded, (filters, filters))
+            return cls(config, root, load_object, loaded, (filters, filters))
         pods = links if config.attach_mode is AttachMode.TCX else SettlingAttacher(links, filters)
-        return cls(config, root, loaded, (links, pods))
+        return cls(config, root, load_object, loaded, (links, pods))
 
     def attach_device(self) -> None:
         """Attach from_netdev and to_netdev to the node's device."""
@@ -195,6 +213,39 @@ class Datapath:
         self._pod_attacher.detach(POD_PREFIX + ifname, ifname)
         self._leave_other_places(POD_PREFIX + ifname, self._pod_attacher)
 
+    def attach_sockets(self, cgroup: Path) -> None:
+        """Translate at the sockets of all processes below `cgroup`, a directory of a cgroup2 file system. Idempotent; an earlier
+        process's programs are swapped. Raises `DatapathError`; nothing is attached then, and the packet path serves every Service.
+        """
+        try:
+            if "socket" not in self._loaded:
+                hooks = probe("socket-hooks")
+                if not hooks.present:
+                    raise DatapathError(f"this kernel has no such programs ({hooks.reason}), which Linux {hooks.since} brought")
+                self._loaded["socket"] = self._load_object("socket")
+            socketlb.attach(self._root / "links", cgroup, self._loaded["socket"].programs)
+        except DatapathError:
+            self.detach_sockets()
+            raise
+        self.socket_flows = _table("socket_flows", self._loaded["socket"].maps)
+        self.socket_backends = _table("socket_backends", self._loaded["socket"].maps)
+        self._detach_sockets_of({*self._root.parent.glob("*/links")} - {self._root / "links"})
+
+    def detach_sockets(self) -> None:
+        """Detach what `attach_sockets` attached, or an earlier process; no error if nothing is. Connections that exist go on."""
+        self._detach_sockets_of(self._root.parent.glob("*/links"))
+
+    def destroy_sockets(self, backends: Collection[Backend]) -> int:
+        """End the UDP sockets of this node that a Service connected to one of `backends`, so that their owners notice; how many there were.
+
+        Raises `DatapathError` if some namespace could not be searched, after the others were.
+        """
+        gone = {(backend.address, backend.port) for backend in backends if backend.protocol == socket.IPPROTO_UDP}
+        if not gone or self.socket_backends is None:
+            return 0
+        given = {cookie: (backend.address, backend.port) for cookie, backend in self.socket_backends.items()}
+        return sockets.destroy_udp({cookie: end for cookie, end in given.items() if end in gone}, self.pod_namespaces())
+
     def attached(self) -> frozenset[str]:
         """Host ends that have both programs."""
         return frozenset(slot.removeprefix(POD_PREFIX) for slot in self._pod_attacher.slots() if slot.startswith(POD_PREFIX))
@@ -212,6 +263,11 @@ class Datapath:
     def collect_garbage(self) -> int:
         """Remove expired rows of conntrack and what hangs on them; the number of rows removed. Call it about once a minute."""
         return conntrack.collect(self.conntrack, self.masquerade)
+
+    def usage(self) -> dict[str, Usage]:
+        """How full the tables are whose rows nobody else counts. A scan of each: call it about once a minute."""
+        counted = (self.endpoints, self.routes, self.affinity, self.conntrack, self.masquerade, self.fragments)
+        return {table.name: Usage(len(table), table.max_entries) for table in counted}
 
     def settle(self, at_most: int = 8) -> int:
         """Move some pods' programs from filters to links, when nobody waits for the routing lock; how many were moved."""
@@ -231,6 +287,11 @@ class Datapath:
                 return loaded_object.programs[name]
         raise KeyError(name)
 
+    @staticmethod
+    def _detach_sockets_of(directories: Iterable[Path]) -> None:
+        for directory in directories:
+            socketlb.detach(directory)
+
     def _attach(self, slot: str, ifname: str, ifindex: int) -> None:
         is_pod = slot.startswith(POD_PREFIX)
         attacher = self._pod_attacher if is_pod else self._device_attacher
@@ -246,6 +307,11 @@ class Datapath:
 
 def _table(name: str, maps: Mapping[str, int]) -> Table[Any, Any]:
     return Table(name, maps[name], *_CODECS[name])
+
+
+def _loader(config: DatapathConfig, pins: Path, objects: Path) -> LoadObject:
+    record, sizes = _record(config).pack(), asdict(config.map_sizes)
+    return lambda name: load(objects / f"{name}.bpf.o", config=record, pins=pins, max_entries=sizes)
 
 
 def _pairs(loaded: Mapping[str, LoadedObject]) -> dict[str, Pair]:
@@ -275,9 +341,17 @@ def _record(config: DatapathConfig) -> ConfigRecord:
         (ConfigFlag.IPV4, config.node_ipv4 is not None),
         (ConfigFlag.IPV6, config.node_ipv6 is not None),
         (ConfigFlag.DIRECT_RETURN, config.direct_return),
+        (ConfigFlag.SET_RETVAL, probe("set-retval").present),
     ):
         if wanted:
             flags |= flag
     return ConfigRecord(
-        config.node_ipv4, config.node_ipv6, config.device_ifindex, config.overlay_ifindex, config.mtu, flags, config.device_mac
+        config.node_ipv4,
+        config.node_ipv6,
+        config.device_ifindex,
+        config.overlay_ifindex,
+        config.mtu,
+        flags,
+        device_mac=config.device_mac,
+        host_netns_cookie=netns.cookie(),
     )

@@ -20,6 +20,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 _ATTR_SIZE = 128
 _BPF_FS_MAGIC = 0xCAFE4A11
+_CGROUP2_MAGIC = 0x63677270
 
 
 class Command(IntEnum):
@@ -46,6 +47,17 @@ class Command(IntEnum):
 class Attach(IntEnum):
     """`enum bpf_attach_type`, as far as it is used here."""
 
+    CGROUP_INET4_BIND = 8
+    CGROUP_INET6_BIND = 9
+    CGROUP_INET4_CONNECT = 10
+    CGROUP_INET6_CONNECT = 11
+    CGROUP_UDP4_SENDMSG = 14
+    CGROUP_UDP6_SENDMSG = 15
+    CGROUP_UDP4_RECVMSG = 19
+    CGROUP_UDP6_RECVMSG = 20
+    CGROUP_INET4_GETPEERNAME = 29
+    CGROUP_INET6_GETPEERNAME = 30
+    CGROUP_INET_SOCK_RELEASE = 34
     TCX_INGRESS = 46
     TCX_EGRESS = 47
 
@@ -219,6 +231,25 @@ def tcx_link_create(prog_fd: int, ifindex: int, attach: Attach) -> int:
     return _bpf(Command.LINK_CREATE, struct.pack("=IIII", prog_fd, ifindex, attach, 0))
 
 
+@dataclass(frozen=True, slots=True)
+class CgroupLinkInfo:
+    """`cgroup` is the inode number of the cgroup's directory, 0 once that is gone."""
+
+    id: int
+    prog_id: int
+    cgroup: int
+    attach_type: int
+
+
+def cgroup_link_info(fd: int) -> CgroupLinkInfo:
+    _, id_, prog, _, cgroup, attach_type = struct.unpack_from("=4IQI", _info(fd))
+    return CgroupLinkInfo(id_, prog, cgroup, attach_type)
+
+
+def cgroup_link_create(prog_fd: int, cgroup_fd: int, attach: Attach) -> int:
+    return _bpf(Command.LINK_CREATE, struct.pack("=IIII", prog_fd, cgroup_fd, attach, 0))
+
+
 def link_update(link_fd: int, prog_fd: int) -> None:
     _bpf(Command.LINK_UPDATE, struct.pack("=IIII", link_fd, prog_fd, 0, 0))
 
@@ -230,11 +261,19 @@ def link_detach(link_fd: int) -> None:
 
 def is_bpffs(path: Path) -> bool:
     """Whether objects can be pinned below `path`."""
+    return _file_system(path) == _BPF_FS_MAGIC
+
+
+def is_cgroup2(path: Path) -> bool:
+    """Whether `path` is a cgroup of the version that programs can be attached to."""
+    return _file_system(path) == _CGROUP2_MAGIC
+
+
+def _file_system(path: Path) -> int:
     buffer = ctypes.create_string_buffer(512)
     if _libc.statfs(os.fsencode(path), buffer):
-        return False
-    (kind,) = struct.unpack_from("=l", buffer.raw)
-    return bool(kind & 0xFFFFFFFF == _BPF_FS_MAGIC)
+        return 0
+    return int(struct.unpack_from("=l", buffer.raw)[0]) & 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,9 @@ class AgentAwayError(Exception):
 
 
 class ControlServer:
-    """Answers each word with its document, one client at a time: the askers are people."""
+    """Answers each word with its document, one client at a time: the askers are people. What follows the word is handed on."""
 
-    def __init__(self, path: Path, documents: Mapping[str, Callable[[], Any]]) -> None:
+    def __init__(self, path: Path, documents: Mapping[str, Callable[[str], Any]]) -> None:
         self._documents = documents
         self._listener = unix_listener(path, backlog=16)
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
@@ -60,9 +60,9 @@ class ControlServer:
     def _serve(self, connection: socket.socket) -> None:
         if peer_uid(connection) != 0:
             return
-        word = connection.recv(64).decode(errors="replace").strip()
+        word, _, about = connection.recv(1024).decode(errors="replace").strip().partition(" ")
         document = self._documents.get(word)
-        body = {"error": f"no such question: {word}"} if document is None else document()
+        body = {"error": f"no such question: {word}"} if document is None else document(about)
         connection.sendall(json.dumps(body).encode())
 
 

@@ -9,10 +9,9 @@ from typing import Any
 
 from agent.cni.ipam import Pool
 from agent.datapath.abi import DropDirection, DropReason
+from agent.observe.httpd import METRICS, Answer, Page
 from agent.observe.metrics import CniMetrics, family, resident_bytes
 from agent.runtime import Agent
-
-_PROTOCOLS = {6: "TCP", 17: "UDP"}
 
 
 def status(agent: Agent, cni: CniMetrics) -> dict[str, Any]:
@@ -28,6 +27,7 @@ def status(agent: Agent, cni: CniMetrics) -> dict[str, Any]:
         "memoryBytes": resident_bytes(),
         "routingMode": agent.config.routing_mode,
         "masquerade": agent.config.masquerade,
+        "socketLB": {"on": agent.socket_lb.on, "reason": agent.socket_lb.reason},
         "device": serving.host.device.name if serving else "",
         "mtu": serving.mtu if serving else 0,
         "podCIDRs": [str(network) for network in serving.own.pod_cidrs] if serving else [],
@@ -42,7 +42,7 @@ def status(agent: Agent, cni: CniMetrics) -> dict[str, Any]:
             {"name": node.name, "podCIDRs": list(map(str, node.pod_cidrs)), "addresses": list(map(str, node.addresses))}
             for node in sorted(agent.nodes.snapshot().values(), key=lambda each: each.name)
         ],
-        "frontends": len(serving.tables.resolved) if serving else 0,
+        "frontends": serving.tables.frontends if serving else 0,
         "drops": [
             {"reason": reason, "direction": direction, "packets": packets, "bytes": size}
             for reason, direction, packets, size in _drops(agent)
@@ -70,47 +70,31 @@ def endpoints(agent: Agent) -> list[dict[str, Any]]:
                 "attached": name in links,
                 "ifindex": row.ifindex,
                 "mac": row.pod_mac,
+                "hostPorts": [str(each) for each in record.port_mappings] if record else [],
             }
         )
     return sorted(found, key=lambda row: (row["id"], row["address"]))
 
 
-def services(agent: Agent) -> list[dict[str, Any]]:
-    """`anetd services`."""
-    if agent.serving is None:
-        return []
-    tables = agent.serving.tables
-    written = tables.written.frontends if tables.written else {}
-    found = []
-    for key, each in tables.resolved.items():
-        row = written.get(key)
-        found.append(
-            {
-                "service": str(each.service),
-                "portName": each.port_name,
-                "frontend": _socket_text(str(key.address), key.port),
-                "protocol": _PROTOCOLS.get(key.protocol, str(key.protocol)),
-                "id": row.service_id if row else 0,
-                "backends": [_socket_text(str(end.address), end.port) for end in each.backends],
-            }
-        )
-    return sorted(found, key=lambda row: (row["service"], row["portName"], row["frontend"]))
+def services(agent: Agent, name: str = "") -> list[dict[str, Any]]:
+    """`anetd services`: of one Service (NAMESPACE/NAME), or of all. See `agent.observe.explain`."""
+    return agent.serving.tables.explain(name) if agent.serving is not None else []
 
 
-def healthz(agent: Agent) -> Callable[[], tuple[int, str]]:
-    """200 as long as the main loop comes round."""
-    return lambda: (503, "the main loop has stalled\n") if agent.stalled else (200, "ok\n")
+def healthz(agent: Agent) -> Page:
+    """200 as long as the main loop comes round. The API server's absence is no reason to restart an agent whose pods run."""
+    return lambda: Answer(503, "the main loop has stalled\n") if agent.stalled else Answer(200, "ok\n")
 
 
-def readyz(agent: Agent) -> Callable[[], tuple[int, str]]:
+def readyz(agent: Agent) -> Page:
     """200 once pods are served."""
-    return lambda: (200, "ok\n") if agent.ready else (503, f"not ready: waiting for {agent.waiting_for}\n")
+    return lambda: Answer(200, "ok\n") if agent.ready else Answer(503, f"not ready: waiting for {agent.waiting_for}\n")
 
 
-def metrics(agent: Agent, cni: CniMetrics) -> Callable[[], tuple[int, str]]:
+def metrics(agent: Agent, cni: CniMetrics) -> Page:
     """The metrics page."""
 
-    def page() -> tuple[int, str]:
+    def page() -> Answer:
         drops = list(_drops(agent))
         labels: Callable[[str, str], dict[str, str]] = lambda reason, direction: {"reason": reason, "direction": direction}  # noqa: E731
         lines = [
@@ -132,8 +116,9 @@ def metrics(agent: Agent, cni: CniMetrics) -> Callable[[], tuple[int, str]]:
             *family("anetd_drop_packets_total", "counter", "Packets dropped.", [(labels(r, d), packets) for r, d, packets, _ in drops]),
             *family("anetd_drop_bytes_total", "counter", "Bytes dropped.", [(labels(r, d), size) for r, d, _, size in drops]),
             *cni.render(),
+            *agent.edges.render(),
         ]
-        return 200, "\n".join(lines) + "\n"
+        return Answer(200, "\n".join(lines) + "\n", METRICS)
 
     return page
 
@@ -159,7 +144,3 @@ def _enum_name(kind: type[DropReason | DropDirection], value: int) -> str:
         return kind(value).name
     except ValueError:
         return str(value)
-
-
-def _socket_text(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 
@@ -16,26 +17,45 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def endpoints(document: Sequence[Mapping[str, Any]]) -> str:
     """`anetd endpoints`."""
     return table(
-        ("ADDRESS", "POD", "ID", "LINK", "IFINDEX", "MAC"),
-        [(row["address"], row["pod"] or "-", row["id"], row["link"] or "-", row["ifindex"], row["mac"]) for row in document],
+        ("ADDRESS", "POD", "ID", "LINK", "IFINDEX", "MAC", "HOST PORTS"),
+        [
+            (
+                row["address"],
+                row["pod"] or "-",
+                row["id"],
+                row["link"] or "-",
+                row["ifindex"],
+                row["mac"],
+                ", ".join(row["hostPorts"]) or "-",
+            )
+            for row in document
+        ],
     )
 
 
 def services(document: Sequence[Mapping[str, Any]]) -> str:
     """`anetd services`."""
     return table(
-        ("SERVICE", "PORT", "FRONTEND", "ID", "BACKENDS"),
-        [
-            (
-                row["service"],
-                row["portName"] or "-",
-                f"{row['frontend']}/{row['protocol']}",
-                row["id"],
-                ", ".join(row["backends"]) or "none",
-            )
-            for row in document
-        ],
+        ("SERVICE", "PORT", "FRONTENDS", "BACKENDS", "LEFT OUT"),
+        [line for row in document for line in _port_lines(row)],
     )
+
+
+def _port_lines(row: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """One thing a line: a port with a thousand endpoints is still read from top to bottom."""
+    backends = [*row["backends"], *(f"{end} (Local)" for end in row["localBackends"])]
+    reasons = [f"{out['endpoint']}{' (Local)' if out['policy'] == 'Local' else ''}: {out['why']}" for out in row["leftOut"]]
+    columns = ([_frontend(each) for each in row["frontends"]], backends or ["none"], ([row["trouble"]] if row["trouble"] else []) + reasons)
+    name = f"{row['portName'] or '-'}/{row['protocol']}"
+    for number, cells in enumerate(zip_longest(*columns, fillvalue="")):
+        yield (row["service"] or "-", name, *cells) if not number else ("", "", *cells)
+
+
+def _frontend(row: Mapping[str, Any]) -> str:
+    address = f"[{row['address']}]" if ":" in row["address"] else row["address"]
+    policy = "" if row["policyInside"] == row["policyOutside"] == "Cluster" else f" (outside: {row['policyOutside']})"
+    held = f" (held by {row['heldBy']})" if row["heldBy"] else ""
+    return f"{row['kind']} {address}:{row['port']}{policy}{held}"
 
 
 def status(document: Mapping[str, Any]) -> str:
@@ -47,6 +67,7 @@ def status(document: Mapping[str, Any]) -> str:
         ("ready", "yes" if document["ready"] else f"no: {document['waitingFor']}"),
         ("routing", f"{document['routingMode']}, device {document['device'] or '-'}, MTU of pods {document['mtu']}"),
         ("masquerade", "on" if document["masquerade"] else "off"),
+        ("socket LB", "on" if document["socketLB"]["on"] else f"off: {document['socketLB']['reason']}"),
         ("API server", api),
         ("addresses", pools or "none"),
         ("endpoints", len(document["endpoints"])),

@@ -24,18 +24,15 @@ class ApplyError(Exception):
     """A table refused a change."""
 
 
-def apply(steps: Iterable[Step], tables: Callable[[str], Rows]) -> int:
-    """Do every step; how many rows were written or deleted. Raises `ApplyError`."""
-    count = 0
+def apply(steps: Iterable[Step], tables: Callable[[str], Rows], done: Callable[[Step], None] = lambda _: None) -> None:
+    """Do every step, and say so after each. Raises `ApplyError`."""
     for step in steps:
         try:
             if isinstance(step, Put):
                 tables(step.table).put_many(step.rows)
-                count += len(step.rows)
             else:
                 tables(step.table).delete_many(step.keys)
-                count += len(step.keys)
         except OSError as error:
             why = "it is full: give it more rows" if error.errno == errno.E2BIG else str(error)
             raise ApplyError(f"table {step.table} refused a change: {why}") from error
-    return count
+        done(step)

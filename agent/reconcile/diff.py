@@ -1,20 +1,21 @@
-"""The changes that lead from what is written to what is wanted, in an order that is right after every single step. Pure.
+"""Steps that lead from what is written to what is wanted, in an order that is right after every single one of them. Pure.
 
-Order for services: backends, slots, frontends are written (so a count never counts a slot that is not there, and a slot never names
-a backend that is not there), then frontends, slots, backends that are no longer wanted are deleted. For any other
-table: everything is added or replaced before anything is deleted.
+For the tables of Services: backends, slots, Maglev, source ranges, frontends are written (so a count never counts a slot that is not
+there, and a slot never names a backend that is not there), then what is no longer wanted is deleted the other way round. For any
+other table: everything is added or replaced before anything is deleted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from agent.services.rows import Rows
-
 K = TypeVar("K")
 V = TypeVar("V")
+
+SERVICE_TABLES = ("backends", "backend_slots", "maglev", "source_ranges", "frontends")
+"""In the order of writing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,7 @@ def table_steps(table: str, desired: Mapping[K, V], written: Mapping[K, V]) -> l
     return put(table, desired, written) + delete(table, desired, written)
 
 
-def service_steps(desired: Rows, written: Rows) -> Sequence[Step]:
-    """For the three tables of services."""
-    return (
-        *put("backends", desired.backends, written.backends),
-        *put("backend_slots", desired.slots, written.slots),
-        *put("frontends", desired.frontends, written.frontends),
-        *delete("frontends", desired.frontends, written.frontends),
-        *delete("backend_slots", desired.slots, written.slots),
-        *delete("backends", desired.backends, written.backends),
-    )
+def round_steps(puts: Mapping[str, Mapping[Any, Any]], deletes: Mapping[str, tuple[Any, ...]]) -> list[Step]:
+    """For the tables of Services, by table."""
+    steps: list[Step] = [Put(table, puts[table]) for table in SERVICE_TABLES if puts.get(table)]
+    return steps + [Delete(table, deletes[table]) for table in reversed(SERVICE_TABLES) if deletes.get(table)]

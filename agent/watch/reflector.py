@@ -29,11 +29,12 @@ FIRST_WAIT, LAST_WAIT = 0.25, 30.0
 
 @dataclass(frozen=True, slots=True)
 class Resource(Generic[T]):
-    """What is watched: the collection's path, how an object becomes a record, and a label selector."""
+    """What is watched: the collection's path, how an object becomes a record, a label selector and a field selector."""
 
     path: str
     decode: Callable[[Mapping[str, Any]], T]
     selector: str = ""
+    fields: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,8 @@ class Reflector(Generic[T]):
         query: dict[str, str | int] = {}
         if self.resource.selector:
             query["labelSelector"] = self.resource.selector
+        if self.resource.fields:
+            query["fieldSelector"] = self.resource.fields
         if self._phase is _Phase.LISTING:
             query["limit"] = PAGE_SIZE
             if self._continue:

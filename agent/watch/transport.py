@@ -1,4 +1,4 @@
-"""GET from the API server over HTTP/1.1: TLS that is verified, the service account's token, time limits everywhere.
+"""Requests to the API server over HTTP/1.1: TLS that is verified, the service account's token, time limits everywhere.
 
 Invariants: one connection per watch; the token is read anew for every request (kubelet renews the file) and never logged; a server
 that vanishes without a word is noticed by TCP keepalive within half a minute.
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 CONNECT_SECONDS = 10.0
 MAX_LINE = 32 << 20
+_YES = {http.HTTPStatus.OK, http.HTTPStatus.CREATED}
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3), (socket.TCP_USER_TIMEOUT, 25_000))
 
 
@@ -27,7 +28,7 @@ class TransportError(Exception):
 
 
 class StatusError(Exception):
-    """The server answered something other than 200."""
+    """The server answered something other than yes."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(f"HTTP {status} {reason}")
@@ -82,7 +83,22 @@ class Connection:
 
     def get(self, target: str, seconds: float) -> bytes:
         """The whole body. Raises `TransportError`, `StatusError`."""
-        response = self._request(target, seconds)
+        return self._read(self._request("GET", target, seconds))
+
+    def send(self, method: str, target: str, body: bytes, content_type: str, seconds: float) -> bytes:
+        """The whole answer to a request with a body. Raises `TransportError`, `StatusError`.
+
+        A connection that the server closed while it was idle is found out by its use: the request is then sent once more, anew.
+        """
+        was_open = self._http is not None and self._http.sock is not None
+        try:
+            return self._read(self._request(method, target, seconds, body, content_type))
+        except TransportError:
+            if not was_open:
+                raise
+        return self._read(self._request(method, target, seconds, body, content_type))
+
+    def _read(self, response: http.client.HTTPResponse) -> bytes:
         try:
             return response.read()
         except connect_errors() as error:
@@ -94,7 +110,7 @@ class Connection:
 
         Raises `TransportError` (also while lines are read) and `StatusError`.
         """
-        return self._lines(self._request(target, seconds))
+        return self._lines(self._request("GET", target, seconds))
 
     def _lines(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
         try:
@@ -109,19 +125,22 @@ class Connection:
             # A watch is read to its end or not at all: what is left of it must not be taken for the next answer.
             self.close()
 
-    def _request(self, target: str, seconds: float) -> http.client.HTTPResponse:
+    def _request(
+        self, method: str, target: str, seconds: float, body: bytes | None = None, content_type: str = ""
+    ) -> http.client.HTTPResponse:
         try:
             connection = self._open()
             if connection.sock is not None:
                 connection.sock.settimeout(seconds)
-            connection.request("GET", target, headers=self._headers())
+            headers = self._headers() | ({"Content-Type": content_type} if body is not None else {})
+            connection.request(method, target, body, headers)
             response = connection.getresponse()
-            if response.status != http.HTTPStatus.OK:
+            if response.status not in _YES:
                 response.read()
         except connect_errors() as error:
             self.close()
             raise TransportError(f"the API server at {self._access.url} does not answer: {error!r}") from error
-        if response.status != http.HTTPStatus.OK:
+        if response.status not in _YES:
             raise StatusError(response.status, response.reason)
         return response
 

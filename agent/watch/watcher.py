@@ -29,6 +29,7 @@ class Watcher(Generic[T]):
         self._on_change = on_change
         self._lock = threading.Lock()
         self._records: dict[Key, T] = {}
+        self._changed: set[Key] = set()
         self._stop = threading.Event()
         self._connected = False
         self._trouble = ""
@@ -57,6 +58,12 @@ class Watcher(Generic[T]):
         """The records as they are now."""
         with self._lock:
             return dict(self._records)
+
+    def take(self) -> dict[Key, T | None]:
+        """What changed since this was last asked, as it is now; None for what is gone."""
+        with self._lock:
+            changed, self._changed = self._changed, set()
+            return {key: self._records.get(key) for key in changed}
 
     def _run(self) -> None:
         while not self._stop.wait(self._reflector.wait()):
@@ -90,19 +97,25 @@ class Watcher(Generic[T]):
         self._reflector.ended()
 
     def _apply(self, changes: list[Change[T]]) -> None:
-        changed = False
+        listed = False
+        changed: set[Key] = set()
         with self._lock:
             for change in changes:
                 match change:
                     case Replace(records):
-                        changed = True
+                        listed = True
+                        changed |= {key for key, record in records.items() if self._records.get(key) != record}
+                        changed |= self._records.keys() - records.keys()
                         self._records = dict(records)
                     case Upsert(key, record):
-                        changed = changed or self._records.get(key) != record
+                        if self._records.get(key) != record:
+                            changed.add(key)
                         self._records[key] = record
                     case Remove(key):
-                        changed = self._records.pop(key, None) is not None or changed
-        if changed:
+                        if self._records.pop(key, None) is not None:
+                            changed.add(key)
+            self._changed |= changed
+        if changed or listed:
             self._on_change()
 
     def _live(self) -> None:

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from provisioner.deploy import DeployContext
     from provisioner.spec import ClusterSpec
 
-# Where the local provider puts a cluster's first address when nothing else is there; a real one is in describe-cluster.
-_FIRST_SUBNET_API_SERVER = "https://172.30.0.2:6443"
-
 
 def render(
     name: options.OptionalName = "",
@@ -53,8 +50,7 @@ def render(
     spec = spec_from(config, flags)
     from provisioner.deploy import render_all
 
-    server = api_server or (f"https://{spec.node_subnet[2]}:6443" if spec.node_subnet else _FIRST_SUBNET_API_SERVER)
-    manifests = render_all(spec, _context(spec, server, anetd_image, coredns_image, kubernetes_bin_dir, seconds))
+    manifests = render_all(spec, _context(spec, api_server, anetd_image, coredns_image, kubernetes_bin_dir, seconds))
     if output_dir is not None:
         _write(output_dir, {manifest.name: manifest.text for manifest in manifests})
         return
@@ -67,9 +63,15 @@ def render(
         sys.stdout.write((text if text.startswith("---") else f"---\n{text}") + "\n")
 
 
-def _context(spec: ClusterSpec, server: str, anetd: str | None, coredns: str | None, bin_dir: Path | None, seconds: float) -> DeployContext:
+def _context(
+    spec: ClusterSpec, server: str | None, anetd: str | None, coredns: str | None, bin_dir: Path | None, seconds: float
+) -> DeployContext:
     from provisioner.deploy import DeployContext, cluster_dns_addresses, host_resolvers
+    from provisioner.providers.local.layout import NODE_SUBNETS, Addresses, load_balancer_pool
 
+    # Without a subnet in the spec, what the local provider takes when nothing else is there; a real one is in describe-cluster.
+    subnet = spec.node_subnet or next(NODE_SUBNETS.subnets(new_prefix=24))
+    addresses = Addresses.of(subnet, dual_stack=spec.dual_stack)
     if anetd is None or coredns is None:
         from provisioner import binaries, images
         from provisioner.plan.deadline import TimeLimit
@@ -78,11 +80,12 @@ def _context(spec: ClusterSpec, server: str, anetd: str | None, coredns: str | N
         built = images.ensure_images(binaries.ensure(spec.kubernetes_version, bin_dir, limit, note), limit, note)
         anetd, coredns = anetd or built.anetd.name, coredns or built.coredns.name
     return DeployContext(
-        api_server=server,
+        api_server=server or addresses.server,
         cluster_dns=cluster_dns_addresses(spec),
         anetd_image=anetd,
         coredns_image=coredns,
         upstream_dns=host_resolvers(),
+        load_balancer_pool=list(map(str, load_balancer_pool(spec, addresses))),
     )
 
 

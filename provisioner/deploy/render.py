@@ -33,6 +33,7 @@ class DeployContext:
 
     api_server    https://172.30.0.2:6443, as the nodes reach it; the agent cannot use the Service that it makes itself.
     cluster_dns   the kube-dns Service's addresses, the primary family's first: `cluster_dns_addresses(spec)`.
+    load_balancer_pool  addresses for Services of type LoadBalancer, as CIDRs; empty where something else gives them.
     upstream_dns  resolvers that pods reach, for names outside of the cluster; empty where there are none, and such names are refused.
     """
 
@@ -44,6 +45,7 @@ class DeployContext:
     layout: str = "v2"
     attach_mode: str = "auto"
     device: str = ""
+    load_balancer_pool: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ def agent_config(spec: ClusterSpec, context: DeployContext) -> dict[str, Any]:
         "nonMasqueradeCIDRs": [str(network) for network in spec.dataplane.non_masquerade_cidrs],
         "attachMode": context.attach_mode,
         "layout": context.layout,
+        "loadBalancerPool": list(context.load_balancer_pool),
     }
 
 
@@ -123,6 +126,7 @@ def _values(spec: ClusterSpec, context: DeployContext) -> dict[str, Any]:
         "agent_config": config,
         "agent_config_digest": hashlib.sha256(config.encode()).hexdigest(),
         "health_port": HEALTH_PORT,
+        "gives_load_balancers": bool(context.load_balancer_pool),
         "cluster_dns": list(context.cluster_dns),
         "ip_families": ["IPv6" if ":" in address else "IPv4" for address in context.cluster_dns],
         "upstream_dns": list(context.upstream_dns),

@@ -165,6 +165,10 @@ class Dataplane(_Model):
     non_masquerade_cidrs: tuple[CIDR, ...] = Field(
         (), alias="nonMasqueradeCIDRs", description="Destinations outside the cluster that see the pods' own addresses."
     )
+    load_balancer_pool: tuple[CIDR, ...] | None = Field(
+        None,
+        description="Addresses for Services of type LoadBalancer, within the nodes' network; by default a part of it, with [] none.",
+    )
 
 
 class Metadata(_Model):

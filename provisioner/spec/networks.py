@@ -82,7 +82,7 @@ def named_networks(spec: ClusterSpec) -> Sequence[tuple[Path, IPNetwork]]:
 def network_problems(spec: ClusterSpec) -> Sequence[Problem]:
     """Everything that can be told about a spec's networks without looking at the machine."""
     networks = named_networks(spec)
-    return [*_unusable(networks), *_overlaps(networks), *_too_small(spec)]
+    return [*_unusable(networks), *_overlaps(networks), *_too_small(spec), *_pool_problems(spec)]
 
 
 def check_host_routes(spec: ClusterSpec, routes: Iterable[HostRoute]) -> None:
@@ -145,6 +145,27 @@ def _too_small(spec: ClusterSpec) -> Iterable[Problem]:
             f"{subnet} is too small for {spec.num_nodes} nodes, whose addresses begin at the {FIRST_NODE_OFFSET}th",
             f"Use a /{needed} or a shorter prefix.",
         )
+
+
+def _pool_problems(spec: ClusterSpec) -> Iterable[Problem]:
+    """Of the networks that load balancers' addresses come from: each inside the nodes' network, and no node's address in it."""
+    for number, network in enumerate(spec.dataplane.load_balancer_pool or ()):
+        path: Path = ("spec", "dataplane", "loadBalancerPool", number)
+        subnet = spec.node_subnet
+        if isinstance(network, IPv6Network) and not spec.dual_stack:
+            yield Problem(path, f"{network} is IPv6, and spec.stackType is ipv4", "Set spec.stackType to ipv4-ipv6, or leave it out.")
+        elif subnet is None:
+            yield Problem(path, f"{network} is to be inside the nodes' network, and spec.nodeSubnet is not set", "Set spec.nodeSubnet too.")
+        elif isinstance(network, IPv6Network):
+            continue  # the nodes' IPv6 network is the provider's choice
+        elif not network.subnet_of(subnet):
+            yield Problem(path, f"{network} is outside of spec.nodeSubnet {subnet}", "Use a part of it: the machine reaches no other.")
+        elif network.network_address < (first := subnet.network_address + FIRST_NODE_OFFSET + spec.num_nodes):
+            yield Problem(
+                path,
+                f"{network} begins below {first}, and the addresses before that are the bridge's, the control plane's and the nodes'",
+                f"Use a part of {subnet} that begins at {first} or later.",
+            )
 
 
 def _pods_too_small(path: Path, network: IPNetwork, node_prefix: int, num_nodes: int) -> Iterable[Problem]:

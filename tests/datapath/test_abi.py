@@ -17,7 +17,7 @@ from agent.datapath import abi
 from agent.datapath import conntrack as collector
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-OBJECTS = ("pod", "host", "overlay")
+OBJECTS = ("pod", "host", "overlay", "socket")
 CODECS = [value for value in vars(abi).values() if isinstance(value, abi.Codec) and value.name]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.datapath import abi, libbpf, probe, syscalls
+from agent.datapath import abi, libbpf, probe, socketlb, syscalls
 from agent.datapath import conntrack as collector
 from agent.datapath.abi import ConntrackFlag, ConntrackRow, ConntrackState, Endpoint, FlowKey, MasqueradeRow
 from agent.datapath.errors import DatapathError, IncompatiblePin, VerifierError
@@ -95,6 +95,7 @@ def test_every_configuration_is_accepted_by_this_kernel(families: str, mode: str
             ("pod", {"from_pod", "to_pod"}),
             ("host", {"from_netdev", "to_netdev"}),
             ("overlay", {"from_overlay", "to_overlay"}),
+            ("socket", set(socketlb.HOOKS)),
         ):
             loaded = libbpf.load(OBJECTS / f"{name}.bpf.o", config=record.pack(), pins=pins, max_entries={"conntrack": 1024})
             assert set(loaded.programs) == programs

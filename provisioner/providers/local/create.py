@@ -38,7 +38,7 @@ from provisioner.providers.local import (
     settled,
 )
 from provisioner.providers.local.files import explained, private_directory
-from provisioner.providers.local.layout import CONTROL_PLANE, Address, Layout, free_subnet, node_index
+from provisioner.providers.local.layout import CONTROL_PLANE, Address, Layout, free_subnet, load_balancer_pool, node_index
 from provisioner.providers.local.programs import Description, Program
 from provisioner.spec import ClusterSpec
 
@@ -339,6 +339,7 @@ class Creation:
             anetd_image=built.anetd.name,
             coredns_image=built.coredns.name,
             upstream_dns=deploy.host_resolvers(),
+            load_balancer_pool=list(map(str, load_balancer_pool(self._spec, self._known.addresses))),
         )
         deploy.apply_all(own, deploy.render_all(self._spec, context), deadline, progress)
 

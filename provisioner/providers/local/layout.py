@@ -12,8 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from provisioner import errors
+
+if TYPE_CHECKING:
+    from provisioner.spec import ClusterSpec
 
 STATE_ROOT = Path("/var/lib/provisioner")
 RUN_ROOT = Path("/run/provisioner")
@@ -166,9 +170,39 @@ class Addresses:
     def node(self, index: int) -> tuple[Address, ...]:
         return self._each(_FIRST_NODE + index)
 
+    def load_balancer_pool(self, nodes: int) -> tuple[Network, ...]:
+        """The part of each network that no member's address is in: the last quarter of IPv4's, or less of it where nodes reach into
+        that, and none where nothing is left; of IPv6's the second 65536 addresses."""
+        last = _FIRST_NODE + nodes - 1
+        found: list[Network] = []
+        for bits in range(2, self.v4.max_prefixlen - self.v4.prefixlen):
+            size = self.v4.num_addresses >> bits
+            if self.v4.num_addresses - size > last:
+                found.append(IPv4Network((self.v4[-size], self.v4.prefixlen + bits)))
+                break
+        if self.v6 is not None:
+            found.append(IPv6Network((self.v6[1 << 16], 112)))
+        return tuple(found)
+
     @property
     def server(self) -> str:
         return f"https://{self.v4[2]}:{API_PORT}"
+
+
+def load_balancer_pool(spec: ClusterSpec, addresses: Addresses) -> tuple[Network, ...]:
+    """What the spec says, or else the free part of the cluster's networks. Raises `errors.SpecInvalid` for one off the nodes' link."""
+    wanted = spec.dataplane.load_balancer_pool
+    if wanted is None:
+        return addresses.load_balancer_pool(spec.num_nodes)
+    for number, network in enumerate(wanted):
+        if isinstance(network, IPv6Network) and addresses.v6 is not None and not network.subnet_of(addresses.v6):
+            field = f"spec.dataplane.loadBalancerPool[{number}]"
+            raise errors.SpecInvalid(
+                f"{field} {network} is outside of the nodes' network {addresses.v6}",
+                remedy=f"Use a part of it, such as {addresses.load_balancer_pool(spec.num_nodes)[-1]}.",
+                field=field,
+            )
+    return wanted
 
 
 def free_subnet(taken: Iterable[Network]) -> IPv4Network:

@@ -11,7 +11,7 @@ from provisioner.plan.steps import Deadline, Plan, Progress
 from provisioner.providers.base import ClusterInfo, ClusterState, Credentials
 from provisioner.providers.local import locks, member, networks, preflight, records, remove, runtime
 from provisioner.providers.local.create import Creation, credentials_of
-from provisioner.providers.local.layout import CONTROL_PLANE, RUN_ROOT, STATE_ROOT, Layout, node_index
+from provisioner.providers.local.layout import CONTROL_PLANE, RUN_ROOT, STATE_ROOT, Addresses, Layout, load_balancer_pool, node_index
 from provisioner.spec import ClusterSpec, HostRoute, RoutingMode, check_host_routes
 
 
@@ -69,6 +69,8 @@ class LocalProvider:
     def _check_networks(self, spec: ClusterSpec, layout: Layout) -> None:
         routes = [HostRoute(network, device) for network, device in networks.networks_in_use() if device != layout.bridge]
         check_host_routes(spec, routes)
+        if spec.node_subnet is not None:
+            load_balancer_pool(spec, Addresses.of(spec.node_subnet, dual_stack=spec.dual_stack))
 
     def plan_stop(self, name: str) -> Plan:
         """Ends the processes and removes the links; the state stays."""

@@ -1,4 +1,4 @@
-"""A tiny Kubernetes API server for the agent's tests: list (paged) and watch over TLS, with faults on demand.
+"""A tiny Kubernetes API server for the agent's tests: list (paged), watch, and the few writes of an agent, over TLS, with faults on demand.
 
 It keeps objects as JSON by collection path, gives every change a resource version, and can be made to end watches, to forget its
 history (410), or to be silent. Its socket may be made in another network namespace.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import re
 import ssl
 import threading
 import time
@@ -20,6 +21,8 @@ from urllib.parse import parse_qs, urlsplit
 
 TOKEN = "a-token-for-tests"
 NODES, SERVICES, SLICES = "/api/v1/nodes", "/api/v1/services", "/apis/discovery.k8s.io/v1/endpointslices"
+_EVENTS = re.compile(r"/apis/events\.k8s\.io/v1/namespaces/([^/]+)/events(?:/([^/]+))?")
+_SERVICE = re.compile(r"/api/v1/namespaces/([^/]+)/services/([^/]+?)(/status)?")
 
 
 class FakeApi:
@@ -31,6 +34,10 @@ class FakeApi:
         self.version = 1
         self.oldest = 0
         self.silent = False
+        self.told: dict[str, dict[str, Any]] = {}
+        """Events by namespace/name."""
+        self.before_patch: Callable[[], None] | None = None
+        """Called once, before the next PATCH of a Service is looked at."""
         self.requests: list[str] = []
         self.tokens: set[str] = set()
         self.epoch = 0
@@ -108,12 +115,47 @@ class Handler(BaseHTTPRequestHandler):
             return
         parts = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
-        if parts.path not in self.api.objects:
+        if match := _SERVICE.fullmatch(parts.path):
+            found = self.api.objects[SERVICES].get(f"{match[1]}/{match[2]}")
+            self.reply(200 if found else 404, found or {"kind": "Status", "code": 404})
+        elif parts.path not in self.api.objects:
             self.reply(404, {"kind": "Status", "code": 404})
         elif "watch" in query:
             self.watch(parts.path, int(query["resourceVersion"]))
         else:
             self.list(parts.path, int(query.get("limit", 500)), query.get("continue", ""))
+
+    def do_POST(self) -> None:
+        document = self.body()
+        match = _EVENTS.fullmatch(self.path)
+        if match is None or self.api.silent:
+            self.reply(404, {"kind": "Status", "code": 404})
+            return
+        self.api.told[f"{match[1]}/{document['metadata']['name']}"] = document
+        self.reply(201, document)
+
+    def do_PATCH(self) -> None:
+        document = self.body()
+        if event := _EVENTS.fullmatch(self.path):
+            known = self.api.told.get(f"{event[1]}/{event[2]}")
+            if known is not None:
+                known.update(document)
+            self.reply(200 if known else 404, known or {"kind": "Status", "code": 404})
+            return
+        match = _SERVICE.fullmatch(self.path)
+        if self.api.before_patch is not None:
+            self.api.before_patch, hook = None, self.api.before_patch
+            hook()
+        found = self.api.objects[SERVICES].get(f"{match[1]}/{match[2]}") if match and match[3] else None
+        if found is None or found["metadata"]["resourceVersion"] != document["metadata"]["resourceVersion"]:
+            self.reply(409 if found else 404, {"kind": "Status"})
+            return
+        self.api.put(SERVICES, {**found, "status": document["status"]})
+        self.reply(200, {})
+
+    def body(self) -> Any:
+        self.api.requests.append(f"{self.command} {self.path}")
+        return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
 
     def list(self, path: str, limit: int, start: str) -> None:
         with self.api.changed:

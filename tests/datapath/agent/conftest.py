@@ -24,8 +24,10 @@ from agent.observe.control import AgentAwayError, ask
 from .api import NODES, FakeApi
 
 ROOT = Path(__file__).resolve().parents[3]
-NODE = "agt-node"
-POD_PREFIX = "agt-pod-"
+# Two who work side by side on one machine have a prefix each.
+PREFIX = os.environ.get("PROVISIONER_TEST_PREFIX", "agt-")
+NODE = f"{PREFIX}node"
+POD_PREFIX = f"{PREFIX}pod-"
 NODE_NAME = "node-a"
 TABLES: dict[str, tuple[abi.Codec[Any], abi.Codec[Any]]] = {
     "endpoints": (abi.ADDRESS, abi.ENDPOINT),
@@ -33,6 +35,8 @@ TABLES: dict[str, tuple[abi.Codec[Any], abi.Codec[Any]]] = {
     "frontends": (abi.FRONTEND_KEY, abi.FRONTEND),
     "backend_slots": (abi.SLOT_KEY, abi.BACKEND_ID),
     "backends": (abi.BACKEND_ID, abi.BACKEND),
+    "maglev": (abi.BACKEND_ID, abi.MAGLEV_ROW),
+    "source_ranges": (abi.SOURCE_RANGE_KEY, abi.SOURCE_RANGE_ROW),
 }
 
 
@@ -136,7 +140,7 @@ class Agent:
             text=True,
         )
         if wait:
-            eventually(lambda: self.status().get("ready"), what=f"ready: {self.logged()}")
+            eventually(lambda: self.status().get("ready"), within=60, what=f"ready: {self.logged()}")
         return time.monotonic() - began
 
     def kill(self, number: int = signal.SIGKILL) -> int:
@@ -208,7 +212,7 @@ class Agent:
 @pytest.fixture
 def node(plugin: Path) -> Iterator[Agent]:
     # Unix socket paths are short: pytest's own directories may not be.
-    directory = Path("/tmp/agt-node")
+    directory = Path("/tmp") / NODE
     clear_leftovers(directory)
     directory.mkdir(mode=0o700)
     agent = Agent(directory, plugin)

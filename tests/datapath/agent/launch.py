@@ -19,6 +19,7 @@ if __name__ == "__main__":
         cni_config=directory / "net.d",
         cni_bin=directory / "bin",
         bpffs=directory / "bpffs",
+        cgroups=directory / "cgroup",
         service_account=directory / "account",
         objects=directory / "objects",
     )

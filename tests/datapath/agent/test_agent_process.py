@@ -11,6 +11,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from agent.datapath.socketlb import HOOKS
+from tests.datapath.socket_lab import make_cgroup, remove_cgroup
+
 from .api import NODES, SERVICES, SLICES
 from .conftest import NODE, NODE_NAME, POD_PREFIX, Agent, eventually, node_document, run
 
@@ -402,3 +405,26 @@ def test_secrets_are_not_in_the_log(node: Agent) -> None:
         json.loads(line)
     assert (node.directory / "run").stat().st_mode & 0o777 == 0o700
     assert (node.directory / "run/cni.sock").stat().st_mode & 0o777 == 0o600
+
+
+def test_it_says_whether_services_are_taken_at_the_socket(node: Agent) -> None:
+    """Its cgroup2 root is what the test makes it: the machine's own is not the test's to attach to."""
+    node.start()
+    state = node.status()["socketLB"]
+    assert (state["on"], "cgroup2" in state["reason"]) == (False, True)
+    assert "no load balancing at the socket" in node.logged()
+    node.kill()
+    cgroup = make_cgroup("sk-agent")
+    try:
+        (node.directory / "cgroup").symlink_to(cgroup)
+        for _ in range(2):
+            node.start()
+            assert node.status()["socketLB"] == {"on": True, "reason": ""}
+            assert [link for link in node.kernel()["links"] if link.startswith("socket-")] == sorted(f"socket-{hook}" for hook in HOOKS)
+            node.kill()
+        node.configure(socketLB=False)
+        node.start()
+        assert node.status()["socketLB"] == {"on": False, "reason": "switched off in the configuration"}
+        assert node.kernel()["links"] == ["device-egress", "device-ingress"]
+    finally:
+        remove_cgroup(cgroup)

@@ -90,6 +90,7 @@ def test_a_single_node_whose_cidr_is_the_clusters_serves_it() -> None:
         ({"clusterName": ""}, "clusterName"),
         ({"layout": "../v1"}, "layout"),
         ({"attachMode": 3}, "attachMode"),
+        ({"socketLB": "yes"}, "socketLB"),
     ],
 )
 def test_a_wrong_field_is_named(changes: dict[str, Any], field: str) -> None:
@@ -137,8 +138,12 @@ def test_records_keep_what_is_used_and_leave_out_what_is_malformed() -> None:
 
 
 def test_an_object_that_changed_where_nobody_looks_is_the_same_record() -> None:
-    document: dict[str, Any] = {"metadata": {"name": "b"}, "spec": {"podCIDRs": ["10.0.2.0/24"]}, "status": {"conditions": [1]}}
-    changed = {**document, "status": {"conditions": [2]}}
+    document: dict[str, Any] = {
+        "metadata": {"name": "b"},
+        "spec": {"podCIDRs": ["10.0.2.0/24"]},
+        "status": {"conditions": [{"type": "Ready", "lastHeartbeatTime": "1"}]},
+    }
+    changed = {**document, "status": {"conditions": [{"type": "Ready", "lastHeartbeatTime": "2"}]}}
     assert records.node(document) == records.node(changed)
 
 

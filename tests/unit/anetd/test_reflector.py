@@ -285,6 +285,8 @@ def test_a_watcher_goes_on_through_all_of_it(serve: Any) -> None:
     for _ in range(4):  # the list, b, the second list, c's new value; c as it was is no change
         assert changes.acquire(timeout=10)
     assert watcher.snapshot() == {Key("n", "c"): "4"}
+    assert watcher.take() == {Key("n", "a"): None, Key("n", "b"): None, Key("n", "c"): "4"}  # all that was heard since the start
+    assert watcher.take() == {}
     assert watcher.synced
     watcher.stop()
 

@@ -1,197 +1,354 @@
-"""Services to rows against a simple oracle; and the tables after every single step."""
+"""What the tables say of Services, by behaviour: addresses, ports, policies, affinity, source ranges, marks, announcements."""
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from agent.datapath.abi import Backend, Frontend, FrontendKey, SlotKey
-from agent.reconcile.applier import ApplyError, apply
-from agent.reconcile.diff import Put, service_steps
-from agent.services import rows as rows_module
-from agent.services.frontends import resolve
-from agent.services.rows import Rows, desired_rows
+from agent.datapath.abi import Frontend, FrontendFlag, SourceRange
+from agent.observe.explain import explain
+from agent.services.announce import announcer
+from agent.services.frontends import MAX_BACKENDS
+from agent.services.hostports import HostPort
+from agent.services.vantage import Vantage, vantage
 from agent.watch import records
+from agent.watch.records import Key
 
-ADDRESSES = ["10.1.0.1", "10.1.0.2", "10.1.0.3", "fd00::1", "fd00::2"]
+from .objects import World, canonical, end, piece, service
 
-
-def service(name: str, addresses: list[str], ports: list[tuple[str, str, int]], **spec: Any) -> records.Service:
-    document = {
-        "metadata": {"namespace": "n", "name": name},
-        "spec": {"clusterIPs": addresses, "ports": [{"name": n, "protocol": p, "port": v} for n, p, v in ports], **spec},
-    }
-    return records.service(document)
+TWO = [end("10.1.0.1", "here"), end("10.1.0.2", "there")]
+BOTH = {"10.1.0.1:8080", "10.1.0.2:8080"}
+FLAG = FrontendFlag
 
 
-def ends(
-    name: str, suffix: str, family: str, addresses: list[tuple[str, bool | None]], ports: list[tuple[str, str, int]]
-) -> records.EndpointSlice:
-    document = {
-        "metadata": {"namespace": "n", "name": f"{name}-{suffix}", "labels": {"kubernetes.io/service-name": name}},
-        "addressType": family,
-        "endpoints": [{"addresses": [a], "conditions": {} if ready is None else {"ready": ready}} for a, ready in addresses],
-        "ports": [{"name": n, "protocol": p, "port": v} for n, p, v in ports],
-    }
-    return records.endpoint_slice(document)
+@pytest.fixture
+def world() -> World:
+    return World()
 
 
-def test_a_service_has_its_ready_backends_of_each_family() -> None:
-    found = resolve(
-        [service("web", ["10.96.0.1", "fd96::1"], [("http", "TCP", 80), ("dns", "UDP", 53)])],
-        [
-            ends(
-                "web",
-                "4",
-                "IPv4",
-                [("10.1.0.1", True), ("10.1.0.2", False), ("10.1.0.3", None)],
-                [("http", "TCP", 8080), ("dns", "UDP", 5353)],
-            ),
-            ends("web", "6", "IPv6", [("fd00::1", True)], [("http", "TCP", 8080)]),
-            ends("web", "names", "FQDN", [("10.1.0.9", True)], [("http", "TCP", 8080)]),
-        ],
+def flags(world: World, place: str) -> FrontendFlag:
+    row = world.row(place)
+    assert row is not None
+    return row.flags
+
+
+def test_each_port_of_each_family_has_its_own_endpoints(world: World) -> None:
+    ports = [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]
+    world.sync(
+        service("web", ["10.96.0.1", "fd96::1"], ports),
+        piece("x", "web", TWO, [{"name": "http", "port": 8080}, {"name": "dns", "port": 5353, "protocol": "UDP"}]),
+        piece("y", "web", [end("fd00::1")], [{"name": "http", "port": 8080}], "IPv6"),
     )
-    v4, v6 = ip_address("10.96.0.1"), ip_address("fd96::1")
-    assert found[FrontendKey(v4, 80, 6)].backends == (Backend(ip_address("10.1.0.1"), 8080, 6), Backend(ip_address("10.1.0.3"), 8080, 6))
-    assert found[FrontendKey(v6, 80, 6)].backends == (Backend(ip_address("fd00::1"), 8080, 6),)
-    assert found[FrontendKey(v6, 53, 17)].backends == ()
+    assert world.inside("10.96.0.1:80/TCP") == BOTH
+    assert world.inside("10.96.0.1:53/UDP") == {"10.1.0.1:5353", "10.1.0.2:5353"}
+    assert world.inside("[fd96::1]:80/TCP") == {"[fd00::1]:8080"}
+    assert world.inside("[fd96::1]:53/UDP") == "refused"
+
+
+def test_a_named_target_port_may_differ_from_slice_to_slice(world: World) -> None:
+    world.sync(
+        service("web"), piece("x", "web", [end("10.1.0.1")], [{"port": 8080}]), piece("y", "web", [end("10.1.0.2")], [{"port": 9090}])
+    )
+    assert world.inside("10.96.0.1:80/TCP") == {"10.1.0.1:8080", "10.1.0.2:9090"}
+
+
+def test_sctp_has_frontends_like_any_other(world: World) -> None:
+    world.sync(service("x", ports=[{"port": 9, "protocol": "SCTP"}]), piece("y", "x", TWO[:1], [{"port": 9, "protocol": "SCTP"}]))
+    assert world.inside("10.96.0.1:9/SCTP") == {"10.1.0.1:9"}
+
+
+def test_ports_of_zero_or_none_are_no_endpoints(world: World) -> None:
+    world.sync(service("web"), piece("x", "web", TWO, [{"port": 0}]), piece("y", "web", TWO, [{"port": None}]))
+    assert world.inside("10.96.0.1:80/TCP") == "refused"
+
+
+def test_every_way_in_shares_the_backends(world: World) -> None:
+    world.sync(
+        service(
+            "web", ports=[{"port": 80, "nodePort": 30080}], type="LoadBalancer", externalIPs=["192.0.2.1"],
+            ingress=[{"ip": "198.51.100.1"}, {"ip": "198.51.100.2", "ipMode": "Proxy"}],
+        ),
+        piece("x", "web", TWO),
+    )  # fmt: skip
+    places = ["10.96.0.1:80/TCP", "192.0.2.1:80/TCP", "198.51.100.1:80/TCP", "node4:30080/TCP"]
+    rows = [world.row(place) for place in places]
+    assert len({row.service_id for row in rows if row is not None}) == 1
+    assert all(world.outside(place) == BOTH for place in places)
+    assert world.row("198.51.100.2:80/TCP") is None
+    assert world.row("node6:30080/TCP") is None  # the Service is of one family
+    assert [bool(row and row.flags & FLAG.MAGLEV) for row in rows] == [False, True, True, True]
+    assert len(world.kernel.tables["maglev"]) == 1
+
+
+def test_external_policy_local_narrows_what_clients_outside_get_and_nobody_else(world: World) -> None:
+    spec: dict[str, Any] = {"type": "NodePort", "externalTrafficPolicy": "Local"}
+    world.sync(service("web", ports=[{"port": 80, "nodePort": 30080}], **spec), piece("x", "web", TWO))
+    assert (world.inside("node4:30080/TCP"), world.outside("node4:30080/TCP")) == (BOTH, {"10.1.0.1:8080"})
+    assert world.outside("10.96.0.1:80/TCP") == BOTH
+    world.sync(piece("x", "web", TWO[1:]))
+    assert (world.inside("node4:30080/TCP"), world.outside("node4:30080/TCP")) == ({"10.1.0.2:8080"}, "dropped")
+    world.sync(piece("x", "web", []))
+    assert (world.inside("node4:30080/TCP"), world.outside("node4:30080/TCP")) == ("refused", "refused")
+
+
+def test_internal_policy_local_narrows_the_cluster_address_alone(world: World) -> None:
+    spec: dict[str, Any] = {"type": "NodePort", "internalTrafficPolicy": "Local"}
+    world.sync(service("web", ports=[{"port": 80, "nodePort": 30080}], **spec), piece("x", "web", TWO))
+    assert (world.inside("10.96.0.1:80/TCP"), world.outside("10.96.0.1:80/TCP")) == ({"10.1.0.1:8080"}, {"10.1.0.1:8080"})
+    assert (world.inside("node4:30080/TCP"), world.outside("node4:30080/TCP")) == (BOTH, BOTH)
+    world.sync(piece("x", "web", TWO[1:]))
+    assert (world.inside("10.96.0.1:80/TCP"), world.outside("10.96.0.1:80/TCP")) == ("dropped", "dropped")
+
+
+ENDING = {"ready": False, "serving": True, "terminating": True}
+
+
+def test_endpoints_that_end_but_serve_are_used_where_nothing_is_ready_decided_for_each_policy_apart(world: World) -> None:
+    spec: dict[str, Any] = {"type": "NodePort", "externalTrafficPolicy": "Local"}
+    world.sync(
+        service("web", ports=[{"port": 80, "nodePort": 30080}], **spec), piece("x", "web", [end("10.1.0.1", "here", **ENDING), TWO[1]])
+    )
+    assert (world.inside("node4:30080/TCP"), world.outside("node4:30080/TCP")) == ({"10.1.0.2:8080"}, {"10.1.0.1:8080"})
+    world.sync(piece("x", "web", [end("10.1.0.1", "here", **ENDING), end("10.1.0.2", ready=False)]))
+    assert world.inside("node4:30080/TCP") == {"10.1.0.1:8080"}
+    world.sync(piece("x", "web", [end("10.1.0.1", "here", ready=False, serving=False, terminating=True)]))
+    assert world.inside("node4:30080/TCP") == "refused"
+
+
+def test_addresses_that_are_published_though_not_ready_are_used(world: World) -> None:
+    world.sync(service("web", publishNotReadyAddresses=True), piece("x", "web", [end("10.1.0.1", ready=False)]))
+    assert world.inside("10.96.0.1:80/TCP") == {"10.1.0.1:8080"}
+
+
+ONE, OTHER = {"10.1.0.1:8080"}, {"10.1.0.2:8080"}
 
 
 @pytest.mark.parametrize(
-    "spec", [{"clusterIPs": ["None"], "clusterIP": "None"}, {"type": "ExternalName", "clusterIPs": []}, {"clusterIPs": [], "clusterIP": ""}]
+    ("first", "second", "wanted"),
+    [
+        ({"zones": ["zone-1"]}, {"zones": ["zone-2"]}, ONE),
+        ({"zones": ["zone-1"]}, {}, BOTH),  # not every one has a hint
+        ({"zones": ["zone-2"]}, {"zones": ["zone-3"]}, BOTH),  # none is for this zone
+        ({"zones": ["zone-2"], "nodes": ["here"]}, {"zones": ["zone-1"], "nodes": ["there"]}, ONE),  # a node's goes before a zone's
+        ({"zones": ["zone-2"], "nodes": ["elsewhere"]}, {"zones": ["zone-1"], "nodes": ["there"]}, OTHER),
+        ({"zones": ["zone-1"]}, {"ready": False}, ONE),  # one that is not ready has no say
+    ],
 )
-def test_headless_and_external_names_have_no_frontend(spec: dict[str, Any]) -> None:
-    assert resolve([service("x", [], [("", "TCP", 80)], **spec)], []) == {}
+def test_hints_count_when_every_ready_endpoint_has_them_and_one_means_this_node(
+    world: World, first: dict[str, Any], second: dict[str, Any], wanted: set[str]
+) -> None:
+    world.sync(service("web"), piece("x", "web", [end("10.1.0.1", **first), end("10.1.0.2", **second)]))
+    assert world.inside("10.96.0.1:80/TCP") == wanted
 
 
-def test_protocols_that_are_not_served_are_passed_over() -> None:
-    assert list(resolve([service("x", ["10.96.0.1"], [("", "SCTP", 80), ("b", "TCP", 81)])], [])) == [
-        FrontendKey(ip_address("10.96.0.1"), 81, 6)
+def test_a_node_that_moves_to_another_zone_sees_hints_anew(world: World) -> None:
+    world.sync(service("web"), piece("x", "web", [end("10.1.0.1", zones=["zone-1"]), end("10.1.0.2", zones=["zone-2"])]))
+    world.inputs.move(Vantage("here", "zone-2"))
+    world.sync()
+    assert world.inside("10.96.0.1:80/TCP") == OTHER
+
+
+def test_endpoints_in_several_slices_count_once_and_as_the_best_of_what_is_said(world: World) -> None:
+    world.sync(service("web"), piece("x", "web", [end("10.1.0.1", ready=False)]), piece("y", "web", [end("10.1.0.1"), end("10.1.0.1")]))
+    assert world.inside("10.96.0.1:80/TCP") == ONE
+
+
+def test_slices_that_come_first_move_or_name_nobody(world: World) -> None:
+    world.sync(piece("x", "web", TWO), piece("y", "", TWO), piece("z", "missing", TWO))
+    assert world.kernel.frontends == {}
+    world.sync(service("web"), service("other", ["10.96.0.2"]))
+    assert (world.inside("10.96.0.1:80/TCP"), world.inside("10.96.0.2:80/TCP")) == (BOTH, "refused")
+    world.sync(piece("x", "other", TWO))
+    assert (world.inside("10.96.0.1:80/TCP"), world.inside("10.96.0.2:80/TCP")) == ("refused", BOTH)
+    world.remove(piece("x", "other", []))
+    world.sync()
+    assert world.inside("10.96.0.2:80/TCP") == "refused"
+
+
+def test_affinity_is_in_the_tables_unit_rounded_up_and_keeps_the_choice_from_the_socket(world: World) -> None:
+    world.sync(
+        service("web", sessionAffinity="ClientIP", sessionAffinityConfig={"clientIP": {"timeoutSeconds": 10800}}),
+        service("b", ["10.96.0.2"]),
+    )
+    row = world.row("10.96.0.1:80/TCP")
+    assert row is not None
+    assert row.affinity_timeout == 10059
+    assert not row.flags & FLAG.SOCKET
+    assert flags(world, "10.96.0.2:80/TCP") == FLAG.SOCKET
+
+
+def test_source_ranges_guard_the_load_balancers_address_alone_each_family_its_own(world: World) -> None:
+    spec: dict[str, Any] = {"type": "LoadBalancer", "loadBalancerSourceRanges": ["203.0.113.0/24"], "externalIPs": ["192.0.2.1"]}
+    ingress = [{"ip": "198.51.100.1"}, {"ip": "2001:db8::1"}]
+    web = service("web", ["10.96.0.1", "fd96::1"], [{"port": 80, "nodePort": 30080}], ingress=ingress, **spec)
+    world.sync(web, piece("x", "web", TWO))
+    guarded = world.row("198.51.100.1:80/TCP")
+    assert guarded is not None
+    assert guarded.flags == FLAG.SOURCE_RANGES | FLAG.MAGLEV
+    assert list(world.kernel.tables["source_ranges"]) == [SourceRange(guarded.service_id, ip_network("203.0.113.0/24"))]
+    for place in ("10.96.0.1:80/TCP", "192.0.2.1:80/TCP", "node4:30080/TCP", "[2001:db8::1]:80/TCP"):
+        assert not flags(world, place) & FLAG.SOURCE_RANGES
+        assert flags(world, place) & FLAG.SOCKET
+    web["spec"]["loadBalancerSourceRanges"] = ["192.0.2.0/24"]
+    world.sync(web)
+    assert list(world.kernel.tables["source_ranges"]) == [SourceRange(guarded.service_id, ip_network("192.0.2.0/24"))]
+    web["spec"]["loadBalancerSourceRanges"] = []
+    world.sync(web)
+    assert world.kernel.tables["source_ranges"] == {}
+
+
+def test_an_address_that_is_both_guarded_and_open_is_guarded(world: World) -> None:
+    spec: dict[str, Any] = {"type": "LoadBalancer", "loadBalancerSourceRanges": ["203.0.113.0/24"], "externalIPs": ["198.51.100.1"]}
+    world.sync(service("web", ingress=[{"ip": "198.51.100.1"}], **spec))
+    assert flags(world, "198.51.100.1:80/TCP") & FLAG.SOURCE_RANGES
+
+
+def test_a_services_addresses_are_marked_but_not_a_nodes_own() -> None:
+    world = World(Vantage("here", node_addresses=frozenset({ip_address("192.0.2.10")})))
+    web = service("web", externalIPs=["192.0.2.1", "192.0.2.10", "2001:db8::1"])
+    world.sync(web)
+    assert [world.row(address) for address in ("10.96.0.1", "192.0.2.1")] == [Frontend(0, 0)] * 2
+    assert world.row("192.0.2.10") is None
+    assert world.row("192.0.2.10:80/TCP") is not None
+    assert world.row("2001:db8::1") is None
+    other = service("other", ["10.96.0.2"], [{"port": 81}], externalIPs=["192.0.2.1"])
+    world.sync(other)
+    world.remove(web)
+    world.sync()
+    assert world.row("192.0.2.1") == Frontend(0, 0)
+    assert world.row("10.96.0.1") is None
+    world.inputs.move(Vantage("here", node_addresses=frozenset({ip_address("192.0.2.1")})))
+    world.sync()
+    assert world.row("192.0.2.1") is None
+
+
+POOL = (ip_network("198.51.100.0/24"),)
+NODES = tuple(f"node-{number}" for number in range(5))
+
+
+def announcing(document: dict[str, Any], *more: dict[str, Any], nodes: tuple[str, ...] = NODES) -> list[str]:
+    found = []
+    for node in NODES:
+        world = World(Vantage(node, nodes=nodes, pool=POOL))
+        world.sync(document, *more)
+        row = world.row("198.51.100.1")
+        assert row is not None
+        found += [node] if row.flags & FLAG.ANNOUNCED else []
+    return found
+
+
+def test_an_address_of_the_pool_is_announced_by_one_ready_node_and_moves_only_with_it() -> None:
+    web = service("web", type="LoadBalancer", ingress=[{"ip": "198.51.100.1"}])
+    (first,) = announcing(web)
+    rest = tuple(node for node in NODES if node != first)
+    (second,) = announcing(web, nodes=rest)
+    assert second in rest
+    assert announcing(web, nodes=tuple(node for node in NODES if node in {first, second})) == [first]
+
+
+def test_under_policy_local_a_node_with_a_ready_endpoint_announces() -> None:
+    web = service("web", type="LoadBalancer", ingress=[{"ip": "198.51.100.1"}], externalTrafficPolicy="Local")
+    assert announcing(web, piece("x", "web", [end("10.1.0.1", "node-3"), end("10.1.0.2", "node-1", ready=False)])) == ["node-3"]
+    assert announcing(web, piece("x", "web", [end("10.1.0.2", "node-1", ready=False)])) == announcing(web)
+
+
+def test_addresses_outside_of_the_pool_are_announced_by_nobody() -> None:
+    world = World(Vantage("node-0", nodes=("node-0",), pool=POOL))
+    world.sync(service("web", type="LoadBalancer", ingress=[{"ip": "203.0.113.1"}]))
+    assert world.row("203.0.113.1") == Frontend(0, 0)
+
+
+def test_addresses_are_spread_over_the_nodes() -> None:
+    found = [announcer(ip_address(f"198.51.100.{number}"), NODES) for number in range(256)]
+    assert all(found.count(node) > 25 for node in NODES)
+
+
+def test_a_vantage_has_the_ready_nodes_or_all_when_none_is() -> None:
+    nodes = [records.Node(name, (), (ip_address(f"192.0.2.{place}"),), ready=name != "b") for place, name in enumerate("abc", 1)]
+    found = vantage(nodes[0], nodes[1:], [ip_address("192.0.2.99")], POOL)
+    assert found.nodes == ("a", "c")
+    assert {str(address) for address in found.node_addresses} == {"192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.99"}
+    down = [records.Node(name, (), ()) for name in "ab"]
+    assert vantage(down[0], down[1:], (), POOL).nodes == ("a", "b")
+
+
+def test_host_ports_lead_to_their_pod(world: World) -> None:
+    pod4, pod6 = ip_address("10.1.0.1"), ip_address("fd00::1")
+    ports = [
+        HostPort(None, 80, 6, pod4, 8080),
+        HostPort(None, 80, 6, pod6, 8080),
+        HostPort(ip_address("192.0.2.10"), 53, 17, pod4, 5353),
+        HostPort(ip_address("192.0.2.10"), 54, 17, pod6, 5353),  # no such thing
     ]
+    world.inputs.take_host_ports(ports)
+    world.sync()
+    assert world.outside("host4:80/TCP") == {"10.1.0.1:8080"}
+    assert world.outside("host6:80/TCP") == {"[fd00::1]:8080"}
+    assert world.outside("192.0.2.10:53/UDP") == {"10.1.0.1:5353"}
+    assert len(world.kernel.frontends) == 3  # no marks: the address is the node's
+    world.inputs.take_host_ports([HostPort(None, 80, 6, pod4, 9090), HostPort(None, 80, 6, ip_address("10.1.0.2"), 9090)])
+    world.sync()
+    assert world.outside("host4:80/TCP") == {"10.1.0.2:9090"}
+    world.inputs.take_host_ports([])
+    world.sync()
+    assert canonical(world.kernel) == {}
 
 
-def test_an_address_claimed_twice_belongs_to_the_first_by_name() -> None:
-    claims = [service(name, ["10.96.0.1"], [("", "TCP", 80)]) for name in ("b", "a")]
-    assert str(next(iter(resolve(claims, []).values())).service) == "n/a"
+def test_the_largest_service_is_cut_to_what_a_count_can_say(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+    monkeypatch.setattr("agent.services.frontends.MAX_BACKENDS", 2)
+    world.sync(service("web"), piece("x", "web", [end(f"10.1.0.{number}") for number in range(1, 6)]))
+    assert world.inside("10.96.0.1:80/TCP") == BOTH
+    assert MAX_BACKENDS == 65535
 
 
-PORT = st.tuples(st.sampled_from(["", "p"]), st.sampled_from(["TCP", "UDP"]), st.integers(80, 82))
-SERVICES = st.lists(
-    st.builds(
-        service,
-        st.sampled_from("abc"),
-        st.lists(st.sampled_from(["10.96.0.1", "10.96.0.2", "fd96::1"]), unique=True),
-        st.lists(PORT, max_size=3),
-    ),
-    unique_by=lambda each: each.key,
-)
-SLICES = st.lists(
-    st.builds(
-        ends, st.sampled_from("abc"), st.sampled_from("xy"), st.sampled_from(["IPv4", "IPv6"]),
-        st.lists(st.tuples(st.sampled_from(ADDRESSES), st.sampled_from([True, False, None])), max_size=4), st.lists(PORT, max_size=2),
-    ),
-    unique_by=lambda each: each.key,
-)  # fmt: skip
-
-
-def oracle(services: list[records.Service], slices: list[records.EndpointSlice]) -> dict[tuple[str, int, int], set[tuple[str, int]]]:
-    found: dict[tuple[str, int, int], set[tuple[str, int]]] = {}
-    for each in sorted(services, key=lambda s: s.key.name):
-        for port in each.ports:
-            for address in each.addresses:
-                place = (str(address), port.port, port.protocol)
-                if place in found:
-                    continue
-                found[place] = set()
-                for piece in slices:
-                    for target in piece.ports:
-                        if piece.service == each.key and (target.name, target.protocol) == (port.name, port.protocol):
-                            found[place] |= {(str(a), target.port or 0) for a in piece.addresses if a.version == address.version}
-    return found
-
-
-def translated(rows: Rows) -> dict[tuple[str, int, int], set[tuple[str, int]]]:
-    """What a packet would find; every reference has to lead somewhere."""
-    found = {}
-    for key, row in rows.frontends.items():
-        backends = [rows.backends[rows.slots[SlotKey(row.service_id, slot)]] for slot in range(row.count)]
-        assert all(backend.protocol == key.protocol for backend in backends)
-        found[str(key.address), key.port, key.protocol] = {(str(b.address), b.port) for b in backends}
-        assert len(backends) == len(set(backends))
-    return found
-
-
-class Memory:
-    """A table; every change of a row is a moment at which a packet may come by."""
-
-    def __init__(self, rows: dict[Any, Any], moment: Any) -> None:
-        self.rows, self.moment = rows, moment
-
-    def put_many(self, rows: Any) -> None:
-        for key, value in rows.items():
-            self.rows[key] = value
-            self.moment()
-
-    def delete_many(self, keys: Any) -> int:
-        for key in keys:
-            del self.rows[key]
-            self.moment()
-        return len(keys)
-
-
-@settings(deadline=None)
-@given(before=st.tuples(SERVICES, SLICES), after=st.tuples(SERVICES, SLICES))
-def test_rows_agree_with_the_oracle_and_every_moment_between_two_states_is_sound(before: Any, after: Any) -> None:
-    old = desired_rows(resolve(*before), Rows())
-    assert translated(old) == oracle(*before)
-    new = desired_rows(resolve(*after), old)
-    assert translated(new) == oracle(*after)
-    assert desired_rows(resolve(*after), new) == new
-    tables = {"frontends": dict(old.frontends), "backend_slots": dict(old.slots), "backends": dict(old.backends)}
-    allowed_old, allowed_new = oracle(*before), oracle(*after)
-
-    def moment() -> None:
-        # While slots are rewritten one backend may stand in two of them, but every one leads to a backend of this place.
-        for key, row in tables["frontends"].items():
-            place = (str(key.address), key.port, key.protocol)
-            for slot in range(row.count):
-                backend = tables["backends"][tables["backend_slots"][SlotKey(row.service_id, slot)]]
-                assert (str(backend.address), backend.port) in allowed_old.get(place, set()) | allowed_new.get(place, set())
-
-    apply(service_steps(new, old), lambda name: Memory(tables[name], moment))
-    assert (tables["frontends"], tables["backend_slots"], tables["backends"]) == (new.frontends, new.slots, new.backends)
-
-
-def test_numbers_are_kept_and_never_given_to_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module.hashlib, "sha256", lambda _: type("H", (), {"digest": staticmethod(lambda: bytes(32))}))
-    web = [service("a", ["10.96.0.1", "10.96.0.2"], [("", "TCP", 80)])]
-    pods = [ends("a", "x", "IPv4", [("10.1.0.1", True), ("10.1.0.2", True)], [("", "TCP", 80)])]
-    old = desired_rows(resolve(web, pods), Rows())
-    assert sorted(row.service_id for row in old.frontends.values()) == [1, 2]
-    assert sorted(old.backends) == [1, 2]
-    new = desired_rows(resolve(web, [ends("a", "x", "IPv4", [("10.1.0.2", True), ("10.1.0.3", True)], [("", "TCP", 80)])]), old)
-    assert new.backends[2] == old.backends[2]
-    assert set(new.backends) == {2, 3}  # 1 stands in the table still, for the one that goes
-
-
-def test_a_table_that_is_full_is_named() -> None:
-    class Full:
-        def put_many(self, rows: Any) -> None:
-            raise OSError(7, "Argument list too long")
-
-        def delete_many(self, keys: Any) -> int:
-            return 0
-
-    with pytest.raises(ApplyError, match=r"backends.*full"):
-        apply([Put("backends", {1: 2})], lambda _: Full())
-
-
-def test_the_largest_service_is_cut_to_what_a_count_can_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "MAX_BACKENDS", 2)
-    pods = ends("a", "x", "IPv4", [(f"10.1.0.{n}", True) for n in range(1, 6)], [("", "TCP", 80)])
-    found = desired_rows(resolve([service("a", ["10.96.0.1"], [("", "TCP", 80)])], [pods]), Rows())
-    assert list(found.frontends.values()) == [Frontend(next(iter(found.frontends.values())).service_id, 2)]
+def test_why_endpoints_are_left_out_is_said(world: World) -> None:
+    world.sync(
+        service("web", ports=[{"name": "p", "port": 80, "nodePort": 30080}], type="NodePort", externalTrafficPolicy="Local"),
+        piece(
+            "x",
+            "web",
+            [
+                end("10.1.0.1", "here", zones=["zone-1"]),
+                end("10.1.0.2", "there", zones=["zone-2", "zone-3"]),
+                end("10.1.0.3", "there", ready=False),
+                end("10.1.0.4", "here", **ENDING),
+                end("10.1.0.5", "there", ready=False, serving=False, terminating=True),
+                end("10.1.0.6", ""),
+            ],
+            [{"name": "p", "port": 8080}],
+        ),
+        piece("y", "web", [end("10.1.0.7")], [{"name": "q", "port": 8080}]),
+        piece("z", "web", [end("fd00::1")], [{"name": "p", "port": 8080}], "IPv6"),
+    )
+    (found,) = explain(Key("n", "web"), world.inputs, world.compiler)
+    assert found["backends"] == ["10.1.0.1:8080", "10.1.0.2:8080", "10.1.0.6:8080"]  # one has no hint, so none counts
+    assert found["localBackends"] == ["10.1.0.1:8080"]
+    assert {(row["endpoint"], row["policy"], row["why"]) for row in found["leftOut"]} == {
+        ("10.1.0.3:8080", "Cluster", "not ready"),
+        ("10.1.0.4:8080", "Cluster", "terminating, and others are ready"),
+        ("10.1.0.5:8080", "Cluster", "terminating and not serving"),
+        ("10.1.0.2:8080", "Local", "not on this node but on there"),
+        ("10.1.0.3:8080", "Local", "not ready"),
+        ("10.1.0.4:8080", "Local", "terminating, and others are ready"),
+        ("10.1.0.5:8080", "Local", "terminating and not serving"),
+        ("10.1.0.6:8080", "Local", "on no node that is known"),
+        ("10.1.0.7", "", "its slice y has no port p/TCP"),
+        ("fd00::1", "", "the Service has no IPv6 cluster address"),
+    }
+    assert [(row["kind"], row["address"], row["port"], row["policyOutside"]) for row in found["frontends"]] == [
+        ("ClusterIP", "10.96.0.1", 80, "Cluster"),
+        ("NodePort", "", 30080, "Local"),
+    ]
+    world.sync(
+        piece(
+            "x",
+            "web",
+            [end("10.1.0.1", "here", zones=["zone-1"]), end("10.1.0.2", "there", zones=["zone-2", "zone-3"])],
+            [{"name": "p", "port": 1}],
+        )
+    )
+    (found,) = explain(Key("n", "web"), world.inputs, world.compiler)
+    assert ("10.1.0.2:1", "hints keep it for zones zone-2, zone-3") in {(row["endpoint"], row["why"]) for row in found["leftOut"]}
+    assert explain(Key("n", "missing"), world.inputs, world.compiler) == []

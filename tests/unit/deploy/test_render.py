@@ -78,12 +78,22 @@ def test_every_volume_is_mounted_and_every_mount_has_a_volume():
         assert mounted == {volume["name"] for volume in pod["volumes"]}
 
 
-def test_no_role_grants_writing_or_secrets():
+def test_no_role_grants_writing_but_of_events_or_secrets():
     for (kind, name), document in objects(SPECS["plain"]).items():
         for rule in document.get("rules", []) if kind == "ClusterRole" else []:
             assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
             assert "secrets" not in rule["resources"]
-            assert set(rule["verbs"]) <= {"list", "watch"}, name
+            allowed = {"create", "patch"} if rule["resources"] == ["events"] else {"list", "watch"}
+            assert set(rule["verbs"]) <= allowed, name
+
+
+def test_only_a_cluster_with_a_pool_lets_the_agent_write_the_status_of_services():
+    def granted(**changes):
+        rules = objects(SPECS["plain"], **changes)["ClusterRole", "anetd"]["rules"]
+        return {(resource, verb) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
+
+    more = granted(load_balancer_pool=["172.30.0.192/26"]) - granted()
+    assert more == {("services", "get"), ("services/status", "patch")}
 
 
 def test_a_changed_configuration_changes_the_pod_template():
@@ -132,7 +142,8 @@ def test_no_value_can_change_a_documents_structure(text):
 
 
 def test_the_agents_configuration_is_what_the_agent_reads():
-    config = deploy.agent_config(SPECS["dual-stack-vxlan"], context_of(SPECS["dual-stack-vxlan"]))
+    context = context_of(SPECS["dual-stack-vxlan"], load_balancer_pool=["172.30.0.192/26"])
+    config = deploy.agent_config(SPECS["dual-stack-vxlan"], context)
     assert config == {
         "clusterName": "demo",
         "apiServer": "https://172.30.0.2:6443",
@@ -145,6 +156,7 @@ def test_the_agents_configuration_is_what_the_agent_reads():
         "nonMasqueradeCIDRs": ["192.168.0.0/16"],
         "attachMode": "auto",
         "layout": "v2",
+        "loadBalancerPool": ["172.30.0.192/26"],
     }
 
 

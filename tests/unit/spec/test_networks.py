@@ -37,6 +37,22 @@ def refused(**fields: str | int) -> errors.ProvisionerError:
         ({"serviceCIDR": "11.0.0.0/11"}, "spec.serviceCIDR", "too large"),
         ({"stackType": "ipv4-ipv6", "serviceCIDRv6": "fd00:10:96::/104"}, "spec.serviceCIDRv6", "too large"),
         ({"nodeSubnet": "10.9.0.0/28", "numNodes": 6}, "spec.nodeSubnet", "too small"),
+        ({"dataplane": "{loadBalancerPool: [10.9.0.64/26]}"}, "spec.dataplane.loadBalancerPool[0]", "nodeSubnet is not set"),
+        (
+            {"nodeSubnet": "10.9.0.0/24", "dataplane": "{loadBalancerPool: [10.9.0.64/26, 10.8.0.0/26]}"},
+            "spec.dataplane.loadBalancerPool[1]",
+            "outside of spec.nodeSubnet",
+        ),
+        (
+            {"nodeSubnet": "10.9.0.0/24", "numNodes": 7, "dataplane": "{loadBalancerPool: [10.9.0.16/28]}"},
+            "spec.dataplane.loadBalancerPool[0]",
+            "begins below 10.9.0.17",
+        ),
+        (
+            {"nodeSubnet": "10.9.0.0/24", "dataplane": "{loadBalancerPool: ['fd00::/112']}"},
+            "spec.dataplane.loadBalancerPool[0]",
+            "stackType is ipv4",
+        ),
         ({"podCIDR": "127.0.0.0/16"}, "spec.podCIDR", "loopback"),
         ({"podCIDR": "169.254.0.0/16"}, "spec.podCIDR", "link-local"),
         ({"serviceCIDR": "224.1.0.0/16"}, "spec.serviceCIDR", "multicast"),
@@ -54,6 +70,8 @@ def test_networks_that_cannot_work_are_refused(fields: dict[str, str | int], fie
     "fields",
     [
         {"podCIDR": "10.244.0.0/24", "numNodes": 1},
+        {"nodeSubnet": "10.9.0.0/24", "numNodes": 6, "dataplane": "{loadBalancerPool: [10.9.0.16/28]}"},
+        {"dataplane": "{loadBalancerPool: []}"},
         {"podCIDR": "10.244.0.0/22", "numNodes": 4},
         {"serviceCIDR": "10.96.0.0/28"},
         {"nodeSubnet": "10.9.0.0/28", "numNodes": 5},
