@@ -35,8 +35,8 @@ SERVICES = (
     r"\[sig-network\] (Services|Networking|Conntrack|EndpointSlice|EndpointSliceMirroring|Traffic Distribution|Topology Hints|NoSNAT|"
     r"Connectivity Pod Lifecycle|DNS|Service CIDRs) "
 )
-# Of those: other features, what restarts the machine's own parts by ssh, what wants a cloud, and what asks for kube-proxy's own pages.
-NOT_SERVICES = r"\[Feature:|\[Disruptive\]|\[Conformance\]|\[Provider:|check kube-proxy urls"
+# Of those: other features, what restarts parts of the machine by ssh, what wants a cloud, kube-proxy's own pages, the DNS add-on's own configuration.
+NOT_SERVICES = r"\[Feature:|\[Disruptive\]|\[Conformance\]|\[Provider:|check kube-proxy urls|DNS configMap"
 OUTPUT = Path(__file__).resolve().parents[2] / "build" / "conformance"
 
 
