@@ -18,6 +18,7 @@ Network = IPv4Network | IPv6Network
 
 ROUTING_MODES = ("native", "vxlan")
 ATTACH_MODES = ("auto", "tcx", "clsact")
+LOAD_BALANCER_MODES = ("snat", "dsr")
 MIN_MTU, MAX_MTU = 1280, 65535
 
 
@@ -45,6 +46,7 @@ class Config:
     non_masquerade_cidrs: tuple[Network, ...] = ()
     attach_mode: str = "auto"
     socket_lb: bool = True
+    load_balancer_mode: str = "snat"
     layout: str = "v2"
     load_balancer_pool: tuple[Network, ...] = ()
 
@@ -129,6 +131,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
     "nonMasqueradeCIDRs": ("non_masquerade_cidrs", _networks),
     "attachMode": ("attach_mode", _choice(*ATTACH_MODES)),
     "socketLB": ("socket_lb", _flag),
+    "loadBalancerMode": ("load_balancer_mode", _choice(*LOAD_BALANCER_MODES)),
     "layout": ("layout", _pin_name),
     "loadBalancerPool": ("load_balancer_pool", _networks),
 }

@@ -88,13 +88,18 @@ class Edges:
         """A pod could not be given an address."""
         self.events.warn(Subject("Pod", pod, uid), "AddressesUsedUp", message)
 
+    @property
+    def refused(self) -> dict[int, str]:
+        """Ports that should be answered and cannot be, and why."""
+        return {**self._kube_proxy.refused, **self._health_checks.refused}
+
     def render(self) -> list[str]:
         """Lines of Prometheus' text: everything that is counted here."""
-        refused = [*self._kube_proxy.refused, *self._health_checks.refused]
+        refused = [({"port": str(port)}, 1) for port in sorted(self.refused)]
         return [
             *render(self.services, self._state().families, self._kube_proxy.answered),
             *self.tables.render(self.services),
-            *family("anetd_ports_refused", "gauge", "Ports that another process has.", [({"port": str(port)}, 1) for port in refused]),
+            *family("anetd_ports_refused", "gauge", "Ports that another process has.", refused),
             *family("anetd_events_lost_total", "counter", "Events for which there was no room.", [({}, self.events.lost)]),
         ]
 

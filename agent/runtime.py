@@ -33,7 +33,7 @@ from agent.datapath import links, socketlb
 from agent.datapath.errors import DatapathError
 from agent.datapath.host import Host
 from agent.datapath.netlink import Netlink
-from agent.datapath.programs import AttachMode, DatapathConfig, RoutingMode
+from agent.datapath.programs import AttachMode, DatapathConfig, MapSizes, RoutingMode
 from agent.datapath.socketlb import SocketLB
 from agent.edges import Edges
 from agent.observe.kube_proxy import ProxyState
@@ -233,9 +233,11 @@ class Agent:
             overlay_ifindex=host.overlay.index if host.overlay is not None else 0,
             routing_mode=RoutingMode(self.config.routing_mode),
             masquerade=self.config.masquerade,
+            direct_return=self.config.load_balancer_mode == "dsr",
             attach_mode=AttachMode(self.config.attach_mode),
             mtu=mtu,
             layout=self.config.layout,
+            map_sizes=MapSizes.for_memory(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
         )
 
     def _serve(self, serving: Serving) -> None:

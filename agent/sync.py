@@ -139,8 +139,12 @@ class Synchronizer:
                 self.metrics.unaffected()
 
     def set_host_ports(self, ports: Collection[HostPort]) -> None:
-        """These are all host ports of this node's pods; they are in the tables when this returns. Raises `ApplyError`, `OSError`."""
+        """These are all host ports of this node's pods; they are in the tables when this returns.
+
+        Raises `ApplyError`, also when there is no room for one that is new, and `OSError`.
+        """
         with self._lock:
+            new = set(ports).difference(self._inputs.host_ports.values())
             self._inputs.take_host_ports(ports)
             if self._inputs.changed or self._compiler is None:
                 try:
@@ -148,11 +152,16 @@ class Synchronizer:
                 except (ApplyError, OSError):
                     self.forget()
                     raise
+            for port in new:
+                if self._compiler is not None and port in self._compiler.left_out:
+                    raise ApplyError(f"table {self._compiler.left_out[port].table} has no room for host port {port.host_port}")
 
     def keep_house(self) -> None:
         """Forget the flows of backends that are gone and whose flows end by themselves. Call it about once a minute. Raises `OSError`."""
         with self._lock:
-            gone, self._gone = self._gone, {}
+            compiler = self._compiler
+            gone = {number: end for number, end in self._gone.items() if compiler is None or not compiler.has_backend(number)}
+            self._gone = {}
         if gone:
             self._datapath.forget_backends(gone)
 
@@ -220,8 +229,8 @@ class Synchronizer:
             dict(self._datapath.frontends.items()),
             dict(self._datapath.backend_slots.items()),
             dict(self._datapath.backends.items()),
-            list(self._datapath.maglev.keys()),
-            list(self._datapath.source_ranges.keys()),
+            {group: tuple(sorted(set(row))) for group, row in self._datapath.maglev.items()},
+            [key for key, _ in self._datapath.source_ranges.items()],
         )
 
     def _limits(self) -> Limits:

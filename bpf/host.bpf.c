@@ -23,6 +23,7 @@ inline_always verdict beside_services(const struct packet *p)
 	case ROUTE_SERVICES:
 		return dropped(address_of_service(&p->destination) ? DROP_NO_BACKEND : DROP_NO_SUCH_SERVICE);
 	case 0:
+	case ROUTE_NOT_MASQUERADED:
 		return address_of_service(&p->destination) ? dropped(DROP_NO_BACKEND) : 0;
 	}
 	return 0;

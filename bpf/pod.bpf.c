@@ -52,7 +52,7 @@ inline_always verdict to_backend(struct __sk_buff *skb, struct packet *p, struct
 /* Why a packet of a pod that no frontend takes may not leave, 0 if it may: addresses of Services have no other ports than theirs. */
 inline_always verdict beside_services(const struct packet *p, __u32 kind)
 {
-	if (kind != 0 && kind != ROUTE_SERVICES)
+	if (kind != 0 && kind != ROUTE_SERVICES && kind != ROUTE_NOT_MASQUERADED)
 		return 0;
 	if (address_of_service(&p->destination))
 		return dropped(DROP_NO_BACKEND);

@@ -71,20 +71,20 @@ inline_always struct backend *choose_backend(const struct frontend *frontend, __
 	return 0;
 }
 
-inline_always void remember(__u64 cookie, const struct frontend_key *asked, const struct backend *backend)
+inline_always void remember(__u64 cookie, const struct frontend_key *asked, const struct backend *backend, int connects)
 {
 	struct socket_flow_key key = { .cookie = cookie, .backend = backend->address, .port = backend->port };
 	struct socket_flow flow = { .frontend = asked->address, .port = asked->port };
-	struct socket_flow *known = bpf_map_lookup_elem(&socket_flows, &key);
+	/* A socket connects once, but may send many datagrams, which write once; another Service with the same backend takes the row over. */
+	struct socket_flow *known = connects ? 0 : bpf_map_lookup_elem(&socket_flows, &key);
 
-	/* A socket that sends many datagrams writes once; a second Service with the same backend takes the row over. */
 	if (!known || known->port != flow.port || !address_equal(&known->frontend, &flow.frontend))
 		bpf_map_update_elem(&socket_flows, &key, &flow, BPF_ANY);
 }
 
 /*
- * What the destination means, most exact first: a Service's address and port; a port of every node; a port of this node. An address that
- * is a node's own is never refused: whatever the node itself has on other ports stays reachable, even where it is some Service's external IP.
+ * What the destination means, in the packet path's order: a Service's address and port; a port of every node; a port of this node. An address
+ * that is a node's own is never refused: whatever the node itself has on other ports stays reachable, even where it is some Service's external IP.
  */
 inline_always enum answer resolve(struct bpf_sock_addr *ctx, const struct frontend_key *asked, struct frontend **found)
 {
@@ -140,7 +140,7 @@ inline_always enum answer translate(struct bpf_sock_addr *ctx, const struct fron
 	/* Cookies are handed out in sequence, and every second one may be another kind of socket: multiplied, their high bits are even. */
 	*to = choose_backend(frontend, count, asked->protocol == IPPROTO_TCP ? bpf_get_prandom_u32() : cookie * 0x9e3779b97f4a7c15 >> 32);
 	if (*to) {
-		remember(cookie, asked, *to);
+		remember(cookie, asked, *to, connects);
 		if (connects && asked->protocol == IPPROTO_UDP)
 			bpf_map_update_elem(&socket_backends, &cookie, *to, BPF_ANY);
 	}

@@ -71,11 +71,6 @@ class Table(Generic[K, V]):
         for key, value in self.raw_items():
             yield self._key.unpack(key), self._value.unpack(value)
 
-    def keys(self) -> Iterator[K]:
-        """As `items`, without the values."""
-        for key, _ in self.raw_items():
-            yield self._key.unpack(key)
-
     def put_many(self, rows: Mapping[K, V] | Iterable[tuple[K, V]]) -> None:
         """As `put` for each, in the order given."""
         pairs = rows.items() if isinstance(rows, Mapping) else rows

@@ -59,9 +59,17 @@ class AttachMode(StrEnum):
     CLSACT = "clsact"
 
 
+_MEMORY_PER_FLOW = 160_000
+"""A row of conntrack takes some 160 bytes: key, value, and the kernel's part."""
+_FEWEST_FLOWS, _MOST_FLOWS = 65_536, 1_048_576
+
+
 @dataclass(frozen=True, slots=True)
 class MapSizes:
-    """Rows at most. A pinned table keeps its size until the layout version changes."""
+    """Rows at most. A pinned table keeps its size until the layout version changes.
+
+    The defaults are a small node's. Tables of flows are there as a whole from the start, so their size follows from the node's memory.
+    """
 
     endpoints: int = 4096
     routes: int = 16384
@@ -70,12 +78,18 @@ class MapSizes:
     backends: int = 131072
     maglev: int = 8192
     source_ranges: int = 65536
-    affinity: int = 65536
-    socket_flows: int = 65536
-    socket_backends: int = 16384
-    conntrack: int = 131072
-    masquerade: int = 65536
+    affinity: int = 32768
+    socket_flows: int = 32768
+    socket_backends: int = 8192
+    conntrack: int = 65536
+    masquerade: int = 32768
     fragments: int = 8192
+
+    @classmethod
+    def for_memory(cls, node_bytes: int) -> MapSizes:
+        """For a node with that much memory: about a thousandth of it for `conntrack`, half as many rows for what hangs on it."""
+        flows = min(max(node_bytes // _MEMORY_PER_FLOW, _FEWEST_FLOWS), _MOST_FLOWS)
+        return cls(conntrack=flows, masquerade=flows // 2, affinity=flows // 2, socket_flows=flows // 2, socket_backends=flows // 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +281,10 @@ class Datapath:
     def usage(self) -> dict[str, Usage]:
         """How full the tables are whose rows nobody else counts. A scan of each: call it about once a minute."""
         counted = (self.endpoints, self.routes, self.affinity, self.conntrack, self.masquerade, self.fragments)
-        return {table.name: Usage(len(table), table.max_entries) for table in counted}
+        found = {table.name: Usage(len(table), table.max_entries) for table in counted}
+        if self.socket_flows is not None:
+            found["socket_flows"] = Usage(len(self.socket_flows), self.socket_flows.max_entries)
+        return found
 
     def settle(self, at_most: int = 8) -> int:
         """Move some pods' programs from filters to links, when nobody waits for the routing lock; how many were moved."""

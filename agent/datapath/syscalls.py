@@ -130,10 +130,15 @@ def map_keys(fd: int, key_size: int) -> Iterator[bytes]:
         previous = following
 
 
+_BATCH_BYTES = 1 << 20
+"""Of values in one chunk: of tables with large rows, such as Maglev's, the buffers would else be most of the agent's memory."""
+
+
 def map_lookup_batch(fd: int, key_size: int, value_size: int, chunk: int = 4096) -> Iterator[tuple[bytes, bytes]]:
     """Every row of a hash table, a chunk a system call. Raises ENOTSUPP or EINVAL where the kind of table has no batches."""
     # The cursor of a hash table is a bucket's number, but the kernel copies a key's size of a generic table's.
     cursor_in, cursor_out = ctypes.create_string_buffer(max(key_size, 8)), ctypes.create_string_buffer(max(key_size, 8))
+    chunk = min(chunk, max(64, _BATCH_BYTES // value_size))
     first = True
     while True:
         keys, values = ctypes.create_string_buffer(key_size * chunk), ctypes.create_string_buffer(value_size * chunk)

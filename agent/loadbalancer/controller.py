@@ -23,7 +23,7 @@ from agent.watch.watcher import Watcher
 log = logging.getLogger(__name__)
 
 CLAIMS: Resource[Claim] = Resource("/api/v1/services", claim, "!service.kubernetes.io/service-proxy-name", "spec.type=LoadBalancer")
-_LOOK_SECONDS = 5.0
+LOOK_SECONDS = 5.0
 """A node that is Ready no more makes no noise here: looked at again by and by."""
 _SETTLE_SECONDS = 0.05
 _REQUEST_SECONDS = 10.0
@@ -61,7 +61,7 @@ class Controller:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self._wake.wait(_LOOK_SECONDS)
+            self._wake.wait(LOOK_SECONDS)
             self._stop.wait(_SETTLE_SECONDS)
             self._wake.clear()
             try:

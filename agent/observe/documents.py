@@ -42,6 +42,7 @@ def status(agent: Agent, cni: CniMetrics) -> dict[str, Any]:
             {"name": node.name, "podCIDRs": list(map(str, node.pod_cidrs)), "addresses": list(map(str, node.addresses))}
             for node in sorted(agent.nodes.snapshot().values(), key=lambda each: each.name)
         ],
+        "refusedPorts": {str(port): why for port, why in sorted(agent.edges.refused.items())},
         "frontends": serving.tables.frontends if serving else 0,
         "drops": [
             {"reason": reason, "direction": direction, "packets": packets, "bytes": size}

@@ -36,10 +36,11 @@ def explain_host_ports(inputs: Inputs, compiler: Compiler | None) -> list[Docume
     found = []
     for port in inputs.host_ports.values():
         resolved = resolve_host_port(port)
-        backend = f"{_socket(str(port.pod_address), port.pod_port)}"
+        backend = _socket(str(port.pod_address), port.pod_port)
         found.append(
             {
                 "service": "",
+                "type": "",
                 "portName": "",
                 "protocol": _protocol(port.protocol),
                 "family": f"IPv{port.pod_address.version}",
@@ -78,6 +79,11 @@ def _port(
     out = compiler.left_out.get(service.key) if compiler is not None else None
     return {
         "service": str(service.key),
+        "type": service.kind,
+        "affinitySeconds": service.affinity_seconds,
+        "sourceRanges": [str(network) for network in service.source_ranges if network.version == family],
+        "trafficDistribution": service.traffic_distribution,
+        "loadBalancerClass": service.load_balancer_class,
         "portName": port.name,
         "protocol": _protocol(port.protocol),
         "family": f"IPv{family}",

@@ -73,6 +73,7 @@ def status(document: Mapping[str, Any]) -> str:
         ("endpoints", len(document["endpoints"])),
         ("nodes", len(document["nodes"])),
         ("frontends", document["frontends"]),
+        ("ports refused", "; ".join(f"{port}: {why}" for port, why in document["refusedPorts"].items()) or "none"),
         ("memory", f"{document['memoryBytes'] / (1 << 20):.1f} MiB"),
     ]
     width = max(len(name) for name, _ in facts)

@@ -3,7 +3,7 @@
 One claimant (a Service, or a host port) is looked at a time: what it wants is resolved anew, and what differs from the rows that stand
 becomes part of a round (see `agent.reconcile.mirror`). Invariants: after every single step of a plan each frontend leads to backends that
 it had before or has after; the rows are those that a compilation from nothing would give, but for ids and the order of slots; a
-claimant is in the tables as a whole or not at all; of two that want the same frontend the older has it.
+claimant is in the tables as a whole or not at all; of two that want the same frontend the older has it, but a cluster IP is nobody else's.
 
 If a step fails the tables are not what this takes them for: make a new compiler of what the kernel then has.
 """
@@ -19,7 +19,7 @@ from agent.reconcile.diff import Step
 from agent.reconcile.tables import FullError, KernelRows, Limits, Tables
 from agent.services.frontends import EXTERNAL, GroupName, Kind, Resolved, Wanted, resolve, resolve_host_port
 from agent.services.hostports import HostPort
-from agent.services.inputs import Claimant, Inputs
+from agent.services.inputs import Claimant, Inputs, Rank
 from agent.watch.records import PROTOCOL_NAMES, Key
 
 KUBERNETES = Key("default", "kubernetes")
@@ -110,6 +110,10 @@ class Compiler:
         """A row as it stands."""
         return self._tables.frontends.get(key)
 
+    def has_backend(self, number: int) -> bool:
+        """Whether a backend's row stands."""
+        return self._tables.has_backend(number)
+
     def owner(self, key: FrontendKey) -> Claimant | None:
         """Who has a frontend."""
         return self._owners.get(key)
@@ -128,6 +132,7 @@ class Compiler:
             again = {claimant for claimant, out in self.left_out.items() if self._tables.room(out.table) >= out.rows}
             self._work(again | self._by_chance, plan)
             self._close(plan)
+        plan.gone = {number: backend for number, backend in plan.gone.items() if not self.has_backend(number)}
         return plan
 
     def _work(self, claimants: Iterable[Claimant], plan: Plan) -> None:
@@ -206,16 +211,20 @@ class Compiler:
         return again
 
     def _contend(self, claimant: Claimant, frontends: Iterable[Wanted]) -> tuple[list[Wanted], list[FrontendKey]]:
-        """Which frontends the claimant gets, and which an older one has."""
-        rank = self._inputs.rank(claimant)
+        """Which frontends the claimant gets, and which another has that comes first."""
         held, lost = [], []
         for wanted in frontends:
             owner = self._owners.get(wanted.key)
-            if owner is None or owner == claimant or rank < self._inputs.rank(owner):
+            if owner is None or owner == claimant or self._precedence(claimant, wanted.key) < self._precedence(owner, wanted.key):
                 held.append(wanted)
             else:
                 lost.append(wanted.key)
         return held, lost
+
+    def _precedence(self, claimant: Claimant, key: FrontendKey) -> tuple[bool, Rank]:
+        """The lower has it. A cluster IP was given out by the API server: no external IP of another Service, however old, takes it."""
+        service = self._inputs.services.get(claimant) if isinstance(claimant, Key) else None
+        return service is None or key.address not in service.addresses, self._inputs.rank(claimant)
 
     def _numbers(self, claimant: Claimant, old: Placed, held: Sequence[Wanted]) -> dict[GroupName, int]:
         known, numbers = dict(old.groups), dict[GroupName, int]()
@@ -244,11 +253,13 @@ class Compiler:
 
     def _change_hands(self, claimant: Claimant, old: Placed, held: Sequence[FrontendKey]) -> set[Claimant]:
         """Who loses a frontend to the claimant, and who may get one that it had."""
-        rank, again = self._inputs.rank(claimant), set[Claimant]()
+        again = set[Claimant]()
         for key in held:
             again.add(self._owners.get(key, claimant))
             self._owners[key] = claimant
-            again.update(other for other in self._waiting.get(key, ()) if self._inputs.rank(other) < rank)
+            if key in self._waiting:
+                mine = self._precedence(claimant, key)
+                again.update(other for other in self._waiting[key] if self._precedence(other, key) < mine)
         for key in set(old.frontends).difference(held):
             if self._owners.get(key) == claimant:
                 del self._owners[key]
@@ -264,7 +275,9 @@ class Compiler:
         for key in lost:
             self._waiting.setdefault(key, set()).add(claimant)
             if key not in old.lost:
-                text = f"{describe(key)} is served for {self._owners[key]}, which is older; the rest of this Service is served"
+                owner = self._owners[key]
+                why = "which is older" if self._precedence(owner, key)[0] else "whose cluster IP it is"
+                text = f"{describe(key)} is served for {owner}, {why}; the rest of this Service is served"
                 plan.notices += self._notices(claimant, "FrontendTaken", text)
 
     def _number(self, old: Placed, numbers: Mapping[GroupName, int]) -> None:

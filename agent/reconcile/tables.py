@@ -32,12 +32,12 @@ class FullError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class KernelRows:
-    """What an earlier process, or one that failed, left in the tables."""
+    """What an earlier process, or one that failed, left in the tables; of a Maglev row no more than its backends' ids, sorted."""
 
     frontends: Mapping[FrontendKey, Frontend] = field(default_factory=dict)
     slots: Mapping[SlotKey, int] = field(default_factory=dict)
     backends: Mapping[int, Backend] = field(default_factory=dict)
-    maglev: Collection[int] = ()
+    maglev: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     source_ranges: Collection[SourceRange] = ()
 
 
@@ -61,12 +61,12 @@ class Tables:
     """Not for two threads at a time."""
 
     def __init__(self, found: KernelRows, limits: Limits) -> None:
+        # A Maglev row follows from its backends: their ids are kept instead of it, a hundredth of its size.
         self.frontends = Mirror("frontends", dict(found.frontends), limits.frontends)
         slots = {_place(key.service_id, key.slot): number for key, number in found.slots.items() if key.slot >> _SLOT_BITS == 0}
         self._slots = Mirror("backend_slots", slots, limits.backend_slots)
         self._backends = Mirror("backends", dict(found.backends), limits.backends)
-        # A row follows from its backends: their ids are kept instead of it. () is right for no row, so those found are renewed.
-        self._maglev: Mirror[int, tuple[int, ...]] = Mirror("maglev", dict.fromkeys(found.maglev, ()), limits.maglev)
+        self._maglev = Mirror("maglev", dict(found.maglev), limits.maglev)
         self._ranges = Mirror("source_ranges", dict.fromkeys(found.source_ranges, 1), limits.source_ranges)
         self.adopting = bool(slots or found.frontends or found.backends or found.maglev or found.source_ranges)
         """Whether there are rows of an earlier process that were not pruned yet."""
@@ -111,6 +111,10 @@ class Tables:
         """These numbers are in use."""
         self._standing_groups.update(groups)
         self._leaving.difference_update(groups)
+
+    def has_backend(self, number: int) -> bool:
+        """Whether a backend's row stands in the kernel."""
+        return number in self._backends.rows
 
     def backends(self, group: int) -> tuple[tuple[int, Backend], ...]:
         """A group's backends with their ids, by slot, as the round leaves them."""

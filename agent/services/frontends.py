@@ -99,11 +99,13 @@ def resolve(service: Service, slices: Sequence[EndpointSlice], here: Vantage) ->
 def resolve_host_port(port: HostPort) -> Resolved:
     """Everything that a host port needs in the tables. Its address is the node's: it has no marker."""
     version = port.pod_address.version
+    name = GroupName("", port.protocol, version, Policy.CLUSTER)
     if port.host_ip is not None and port.host_ip.version != version:
         return Resolved()
-    scope = FrontendScope.HOST_PORT if port.host_ip is None else FrontendScope.ADDRESS
-    name = GroupName("", port.protocol, version, Policy.CLUSTER)
-    key = FrontendKey(port.host_ip or _any(version), port.host_port, port.protocol, scope)
+    if port.host_ip is None:
+        key = FrontendKey(_any(version), port.host_port, port.protocol, FrontendScope.HOST_PORT)
+    else:
+        key = FrontendKey(port.host_ip, port.host_port, port.protocol)
     wanted = Wanted(key, Kind.HOST_PORT, name, flags=FrontendFlag.SOCKET)
     return Resolved((wanted,), {name: (Backend(port.pod_address, port.pod_port, port.protocol),)}, {})
 

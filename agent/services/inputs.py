@@ -62,7 +62,7 @@ class Inputs:
 
     def take_host_ports(self, ports: Collection[HostPort]) -> None:
         """All host ports there are. Of two for the same frontend the later one is meant: the other's pod is on its way out."""
-        now = {resolve_host_port(port).frontends[0].key: port for port in ports if resolve_host_port(port).frontends}
+        now = {wanted.key: port for port in ports for wanted in resolve_host_port(port).frontends}
         self.changed |= set(now.values()) ^ set(self.host_ports.values())
         self.host_ports = now
 

@@ -75,6 +75,8 @@ def agent_config(spec: ClusterSpec, context: DeployContext) -> dict[str, Any]:
         "masquerade": spec.dataplane.masquerade,
         "nonMasqueradeCIDRs": [str(network) for network in spec.dataplane.non_masquerade_cidrs],
         "attachMode": context.attach_mode,
+        "socketLB": spec.dataplane.socket_lb,
+        "loadBalancerMode": spec.dataplane.load_balancer_mode.value,
         "layout": context.layout,
         "loadBalancerPool": list(context.load_balancer_pool),
     }

@@ -50,6 +50,13 @@ class RoutingMode(StrEnum):
     VXLAN = "vxlan"
 
 
+class LoadBalancerMode(StrEnum):
+    """Who answers a client outside whose backend is not on the node it asked: that node, or the backend's node directly."""
+
+    SNAT = "snat"
+    DSR = "dsr"
+
+
 class ProviderName(StrEnum):
     """Where clusters are made."""
 
@@ -164,6 +171,15 @@ class Dataplane(_Model):
     masquerade: StrictBool = Field(default=True, description="Whether pods reach the outside behind their node's address.")
     non_masquerade_cidrs: tuple[CIDR, ...] = Field(
         (), alias="nonMasqueradeCIDRs", description="Destinations outside the cluster that see the pods' own addresses."
+    )
+    socket_lb: StrictBool = Field(
+        default=True,
+        alias="socketLB",
+        description="Whether Services are translated at the socket where that is possible, not packet by packet.",
+    )
+    load_balancer_mode: Annotated[LoadBalancerMode, _choice(LoadBalancerMode)] = Field(
+        LoadBalancerMode.SNAT,
+        description="snat: the node that a client outside asked answers it; dsr: the backend's node does, and sees the client's address.",
     )
     load_balancer_pool: tuple[CIDR, ...] | None = Field(
         None,

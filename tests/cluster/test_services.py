@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,7 +23,8 @@ from .kube import Cluster, CommandFailed, agent_on, agent_process, eventually, r
 PODS = {"a1", "a2", "b1", "b2"}
 REFUSED, TIMED_OUT = 7, 28  # curl's words for them
 
-pytestmark = pytest.mark.parametrize("cluster", ["native-dual", "vxlan-dual"], indirect=True)
+on = partial(pytest.mark.parametrize, "cluster", indirect=True)
+everywhere = on(["native-dual", "vxlan-dual"])
 
 
 @contextmanager
@@ -104,6 +106,7 @@ def everyone(cluster: Cluster, namespace: str, address: str, port: int, path: st
     }
 
 
+@everywhere
 def test_a_cluster_address_answers_every_kind_of_client(cluster: Cluster, playground: str) -> None:
     for target in ("a1", "b1"):
         with service(cluster, playground, "one", {"app": target}) as addresses:
@@ -114,6 +117,7 @@ def test_a_cluster_address_answers_every_kind_of_client(cluster: Cluster, playgr
                     assert udp_ask(cluster, playground, client, address, 8081) == target
 
 
+@everywhere
 def test_pods_keep_their_address_through_a_service(cluster: Cluster, playground: str) -> None:
     with service(cluster, playground, "one", {"app": "b1"}, type="NodePort") as addresses:
         settled(cluster, playground, "one", 1)
@@ -125,6 +129,7 @@ def test_pods_keep_their_address_through_a_service(cluster: Cluster, playground:
             assert host_of(inside(cluster, playground, "a2", node, port, "/clientip")) == own[family]
 
 
+@everywhere
 def test_a_node_port_answers_on_every_node_whoever_asks(cluster: Cluster, playground: str) -> None:
     with service(cluster, playground, "one", {"app": "a1"}, type="NodePort"):
         settled(cluster, playground, "one", 1)
@@ -153,6 +158,7 @@ def _udp_script(address: str, port: int) -> str:
     return f'python3 -c "{code}"'
 
 
+@everywhere
 def test_clients_outside_are_seen_by_backends_of_the_same_node_and_behind_the_node_by_others(cluster: Cluster, playground: str) -> None:
     first, second = cluster.nodes()[:2]
     with service(cluster, playground, "one", {"app": "a1"}, type="NodePort"):
@@ -164,6 +170,7 @@ def test_clients_outside_are_seen_by_backends_of_the_same_node_and_behind_the_no
             assert host_of(outside(far, port, "/clientip")) == far
 
 
+@everywhere
 def test_external_policy_local_keeps_the_client_and_drops_where_there_is_no_endpoint(cluster: Cluster, playground: str) -> None:
     first, second = cluster.nodes()[:2]
     with service(cluster, playground, "one", {"app": "a1"}, type="NodePort", externalTrafficPolicy="Local"):
@@ -181,6 +188,20 @@ def test_external_policy_local_keeps_the_client_and_drops_where_there_is_no_endp
             assert host_of(inside(cluster, playground, "host-b", near, port, "/clientip")) == far
 
 
+@on(["native-ipv4", "vxlan-ipv4"])
+def test_with_direct_return_every_backend_sees_the_client(cluster: Cluster, playground: str) -> None:
+    with service(cluster, playground, "one", {"app": "a1"}, type="LoadBalancer"):
+        settled(cluster, playground, "one", 1)
+        port, balanced = node_port(cluster, playground, "one"), balancer(cluster, playground, "one")[4]
+        nodes = [cluster.node_address(node) for node in cluster.nodes()]
+        for node in nodes:
+            assert host_of(outside(node, port, "/clientip")) not in nodes
+
+        served(lambda: outside(balanced, 80), "a1")
+        assert host_of(outside(balanced, 80, "/clientip")) not in nodes
+
+
+@everywhere
 def test_internal_policy_local_stays_on_the_node_and_drops_where_there_is_no_endpoint(cluster: Cluster, playground: str) -> None:
     with service(cluster, playground, "one", {"app": "a1"}, internalTrafficPolicy="Local") as addresses:
         first, second = cluster.nodes()[:2]
@@ -193,6 +214,7 @@ def test_internal_policy_local_stays_on_the_node_and_drops_where_there_is_no_end
             assert on_node(cluster, second, address, 80) == str(TIMED_OUT)
 
 
+@everywhere
 def test_no_endpoints_and_no_such_port_are_refused_at_once(cluster: Cluster, playground: str) -> None:
     with service(cluster, playground, "none", {"app": "nobody"}, type="NodePort") as addresses:
         settled(cluster, playground, "none", 0)
@@ -207,6 +229,7 @@ def test_no_endpoints_and_no_such_port_are_refused_at_once(cluster: Cluster, pla
             assert time.monotonic() - began < 30, "refused, but late"
 
 
+@everywhere
 def test_an_address_that_no_service_has_swallows(cluster: Cluster, playground: str) -> None:
     taken = {a for item in cluster.get("services", "-A")["items"] for a in item["spec"].get("clusterIPs", [])}
     base = ipaddress.ip_address(cluster.get("service", "-n", "default", "kubernetes")["spec"]["clusterIP"])
@@ -215,6 +238,7 @@ def test_an_address_that_no_service_has_swallows(cluster: Cluster, playground: s
     assert on_node(cluster, cluster.nodes()[0], free, 80) == str(TIMED_OUT)
 
 
+@everywhere
 def test_session_affinity_holds_for_its_time(cluster: Cluster, playground: str) -> None:
     affinity = {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 6}}}
     with service(cluster, playground, "sticky", {"group": "web"}, type="NodePort", **affinity) as addresses:
@@ -233,6 +257,7 @@ def test_session_affinity_holds_for_its_time(cluster: Cluster, playground: str) 
         assert len(seen) > 1
 
 
+@everywhere
 def test_named_target_ports_may_differ_by_endpoint(cluster: Cluster, playground: str) -> None:
     first = cluster.nodes()[0]
     pods = []
@@ -255,6 +280,7 @@ def test_named_target_ports_may_differ_by_endpoint(cluster: Cluster, playground:
         cluster.kubectl("delete", "pod", "-n", playground, "plain", "moved", "--wait=false")
 
 
+@everywhere
 def test_external_addresses_lead_to_the_service(cluster: Cluster, playground: str) -> None:
     external = "198.18.77.1"
     gateway = cluster.node_address(cluster.nodes()[1])
@@ -270,6 +296,7 @@ def test_external_addresses_lead_to_the_service(cluster: Cluster, playground: st
             run("ip", "route", "del", f"{external}/32", "via", gateway)
 
 
+@everywhere
 def test_of_two_services_with_one_external_address_the_older_has_it_and_the_newer_is_told(cluster: Cluster, playground: str) -> None:
     external = "198.18.77.2"
     with service(cluster, playground, "older", {"app": "a1"}, externalIPs=[external]):
@@ -300,6 +327,7 @@ def balancer(cluster: Cluster, namespace: str, name: str) -> dict[int, str]:
     return found
 
 
+@everywhere
 def test_a_load_balancer_has_an_address_that_the_machine_reaches(cluster: Cluster, playground: str) -> None:
     with service(cluster, playground, "balanced", {"group": "web"}, type="LoadBalancer"):
         for address in balancer(cluster, playground, "balanced").values():
@@ -310,6 +338,7 @@ def test_a_load_balancer_has_an_address_that_the_machine_reaches(cluster: Cluste
             assert outside(address, 81) == str(REFUSED)
 
 
+@everywhere
 def test_a_load_balancer_of_policy_local_is_announced_where_an_endpoint_is(cluster: Cluster, playground: str) -> None:
     for target in ("a1", "b1"):
         with service(cluster, playground, f"at-{target}", {"app": target}, type="LoadBalancer", externalTrafficPolicy="Local"):
@@ -319,6 +348,7 @@ def test_a_load_balancer_of_policy_local_is_announced_where_an_endpoint_is(clust
                 assert host_of(outside(address, 80, "/clientip")) not in nodes
 
 
+@everywhere
 def test_source_ranges_let_in_whom_they_name(cluster: Cluster, playground: str) -> None:
     with service(cluster, playground, "fenced", {"app": "a1"}, type="LoadBalancer", loadBalancerSourceRanges=["203.0.113.0/24"]) as inner:
         address = balancer(cluster, playground, "fenced")[4]
@@ -333,6 +363,7 @@ def test_source_ranges_let_in_whom_they_name(cluster: Cluster, playground: str) 
         assert inside(cluster, playground, "a2", address, 80) == str(TIMED_OUT)
 
 
+@everywhere
 def test_a_balancer_that_proxies_itself_is_not_shortcut(cluster: Cluster, playground: str) -> None:
     external = "198.18.77.3"
     with service(cluster, playground, "proxied", {"app": "a1"}, type="LoadBalancer", loadBalancerClass="example.com/elsewhere"):
@@ -342,6 +373,7 @@ def test_a_balancer_that_proxies_itself_is_not_shortcut(cluster: Cluster, playgr
             served(lambda: inside(cluster, playground, "a2", external, 80), answer)
 
 
+@everywhere
 def test_unready_pods_are_served_only_where_that_is_asked_for(cluster: Cluster, playground: str) -> None:
     pod = toolbox_pod(cluster, "unready", cluster.nodes()[0])
     pod["metadata"]["namespace"] = playground
@@ -359,6 +391,7 @@ def test_unready_pods_are_served_only_where_that_is_asked_for(cluster: Cluster, 
         cluster.kubectl("delete", "pod", "-n", playground, "unready", "--wait=false")
 
 
+@everywhere
 def test_terminating_pods_serve_until_others_are_ready(cluster: Cluster, playground: str) -> None:
     """The only pod of a Service goes away slowly: it is asked as long as it serves, and no longer when there is another one."""
 
@@ -387,6 +420,7 @@ def test_terminating_pods_serve_until_others_are_ready(cluster: Cluster, playgro
         cluster.kubectl("delete", "pod", "-n", playground, "leaving", "coming", "--ignore-not-found", "--wait=false", "--grace-period=1")
 
 
+@everywhere
 def test_a_pod_reaches_itself_through_every_kind_of_frontend(cluster: Cluster, playground: str) -> None:
     with service(cluster, playground, "one", {"app": "a1"}, type="NodePort") as addresses:
         settled(cluster, playground, "one", 1)
@@ -396,6 +430,7 @@ def test_a_pod_reaches_itself_through_every_kind_of_frontend(cluster: Cluster, p
             assert inside(cluster, playground, "a1", cluster.node_address(cluster.nodes()[0], family), port) == "a1"
 
 
+@everywhere
 def test_one_port_number_may_be_two_protocols(cluster: Cluster, playground: str) -> None:
     ports = [
         {"name": "tcp", "port": 7000, "targetPort": 8080},
@@ -408,6 +443,7 @@ def test_one_port_number_may_be_two_protocols(cluster: Cluster, playground: str)
             assert udp_ask(cluster, playground, "a1", address, 7000) == "b1"
 
 
+@everywhere
 def test_services_of_other_proxies_and_headless_ones_are_left_alone(cluster: Cluster, playground: str) -> None:
     with service(cluster, playground, "ours", {"app": "a1"}) as addresses:
         served(lambda: inside(cluster, playground, "a2", addresses[4], 80), "a1")
@@ -421,6 +457,7 @@ def test_services_of_other_proxies_and_headless_ones_are_left_alone(cluster: Clu
         assert listed(cluster, cluster.nodes()[0], playground, "headless") == []
 
 
+@everywhere
 def test_a_connected_datagram_socket_does_not_hang_on_to_a_backend_that_is_gone(cluster: Cluster, playground: str) -> None:
     first, second = cluster.nodes()[:2]
     for name, node in (("old", first), ("new", second)):
@@ -450,6 +487,7 @@ def test_a_connected_datagram_socket_does_not_hang_on_to_a_backend_that_is_gone(
         cluster.kubectl("delete", "pod", "-n", playground, "old", "new", "--wait=false")
 
 
+@everywhere
 def test_endpoints_without_selector_may_be_anywhere(cluster: Cluster, playground: str) -> None:
     """A slice of the user's own: a node's address, an address outside, one endpoint twice, a port by number."""
     node = cluster.node_address(cluster.nodes()[1])
@@ -471,6 +509,7 @@ def test_endpoints_without_selector_may_be_anywhere(cluster: Cluster, playground
         assert row["backends"] == [f"{node}:18080"]
 
 
+@everywhere
 def test_traffic_distribution_keeps_to_the_zone(cluster: Cluster, playground: str) -> None:
     first, second = cluster.nodes()[:2]
     zone = "topology.kubernetes.io/zone"
@@ -488,6 +527,7 @@ def test_traffic_distribution_keeps_to_the_zone(cluster: Cluster, playground: st
             cluster.kubectl("label", "node", node, f"{zone}-")
 
 
+@on(["native-dual"])
 def test_a_node_port_cannot_be_taken_by_a_process_of_the_node(cluster: Cluster, playground: str) -> None:
     with service(cluster, playground, "one", {"app": "a1"}, type="NodePort"):
         settled(cluster, playground, "one", 1)
@@ -498,6 +538,7 @@ def test_a_node_port_cannot_be_taken_by_a_process_of_the_node(cluster: Cluster, 
         cluster.exec(playground, "a1", "sh", "-c", f"timeout 1 nc -l {port}; test $? = 124")
 
 
+@everywhere
 def test_rolling_a_deployment_under_load_loses_no_request(cluster: Cluster, playground: str) -> None:
     """Backends that end gracefully, clients of every kind, ten requests a second each: none fails while all pods are replaced twice."""
     pod = toolbox_pod(cluster, "rolled", "")
@@ -538,6 +579,7 @@ def test_rolling_a_deployment_under_load_loses_no_request(cluster: Cluster, play
         cluster.kubectl("delete", "deployment", "-n", playground, "rolled", "--wait=false")
 
 
+@everywhere
 def test_changes_made_while_the_agent_is_dead_are_there_when_it_is_back(cluster: Cluster, playground: str) -> None:
     first = cluster.nodes()[0]
     with service(cluster, playground, "one", {"app": "a1"}) as addresses:

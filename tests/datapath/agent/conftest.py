@@ -52,7 +52,7 @@ def node_document(name: str, cidrs: list[str], addresses: list[str]) -> dict[str
     }
 
 
-def eventually(condition: Callable[[], Any], within: float = 10.0, what: str = "the condition") -> Any:
+def eventually(condition: Callable[[], Any], within: float = 30.0, what: str = "the condition") -> Any:
     end = time.monotonic() + within
     while True:
         found = condition()

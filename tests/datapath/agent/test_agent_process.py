@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from agent.datapath.socketlb import HOOKS
 from tests.datapath.socket_lab import make_cgroup, remove_cgroup
@@ -299,7 +300,7 @@ def test_the_cni_configuration_and_the_plugin_appear_when_pods_can_be_served(nod
     node.api.put(NODES, node_document(NODE_NAME, ["10.99.1.0/24"], ["192.0.2.10"]))
     eventually(lambda: node.status().get("ready"))
     document = json.loads((node.directory / "net.d/05-anetd.conflist").read_text())
-    assert document["plugins"] == [{"type": "anetd-cni"}]
+    assert document["plugins"] == [{"type": "anetd-cni", "capabilities": {"portMappings": True}}]
     assert (node.directory / "bin/anetd-cni").stat().st_mode & 0o777 == 0o755
 
 
@@ -328,6 +329,42 @@ def test_services_follow_the_api(node: Agent) -> None:
     print(f"slice to table: {(time.monotonic() - began) * 1000:.0f} ms")
     node.api.remove(SERVICES, "web", "default")
     eventually(lambda: node.kernel()["frontends"] == {} and node.kernel()["backends"] == {} and node.kernel()["backend_slots"] == {})
+
+
+def test_a_killed_agent_adopts_the_rows_of_services_and_finds_what_changed_meanwhile(node: Agent) -> None:
+    def web(name: str, address: str) -> dict[str, Any]:
+        spec = {"type": "NodePort", "clusterIP": address, "clusterIPs": [address], "ports": [{"port": 80, "nodePort": 30080}]}
+        return {"metadata": {"namespace": "default", "name": name, "creationTimestamp": f"2026-01-01T00:00:0{address[-1]}Z"}, "spec": spec}
+
+    def ends(*addresses: str) -> dict[str, Any]:
+        return {
+            "metadata": {"namespace": "default", "name": "web-x", "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4",
+            "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
+            "endpoints": [{"addresses": [address]} for address in addresses],
+        }
+
+    node.api.put(SERVICES, web("web", "10.98.0.1"))
+    node.api.put(SERVICES, web("newer", "10.98.0.2"))
+    node.api.put(SLICES, ends("10.99.1.7", "10.99.2.7"))
+    node.start()
+    before = node.kernel()
+    assert len(before["frontends"]) == 5  # two cluster addresses, their marks, one node port: the older one's
+    assert len(before["maglev"]) == 1
+    (newer,) = node.ask("services default/newer")
+    assert [row["heldBy"] for row in newer["frontends"]] == ["", "default/web"]
+    assert [row["service"] for row in node.ask("services")] == ["default/newer", "default/web"]
+    node.kill()
+    node.start()
+    assert node.kernel() == before
+    node.kill()
+    node.api.remove(SERVICES, "newer", "default")
+    node.api.put(SLICES, ends("10.99.2.7"))
+    node.start()
+    after = node.kernel()
+    assert len(after["frontends"]) == 3
+    assert after["backends"].items() < before["backends"].items()
+    assert {row.service_id for row in after["frontends"].values()} <= {row.service_id for row in before["frontends"].values()}
 
 
 def test_routes_follow_nodes_in_both_modes(node: Agent) -> None:

@@ -82,7 +82,7 @@ class Kernel:
             dict(tables["frontends"]),
             dict(tables["backend_slots"]),
             dict(tables["backends"]),
-            list(tables["maglev"]),
+            {group: tuple(sorted(set(row))) for group, row in tables["maglev"].items()},
             list(tables["source_ranges"]),
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.cni import protocol
@@ -88,6 +88,7 @@ def test_a_bad_mapping_fails_add_and_check_but_never_a_del() -> None:
     assert protocol.decode(request("ADD", {"runtimeConfig": rows(row())})).port_mappings == (PortMapping(8080, 80, 6),)
 
 
+@settings(max_examples=50)
 @given(st.lists(mappings, max_size=6, unique_by=lambda each: (each.host_port, each.protocol, each.host_ip)))
 def test_mappings_survive_the_store(tmp_path_factory: pytest.TempPathFactory, found: list[PortMapping]) -> None:
     wanted = decode(rows(*encode(found)))
@@ -124,6 +125,7 @@ def test_every_address_of_the_pod_that_hostip_allows_is_led_to() -> None:
         host_ports([PortMapping(80, 8080, 6, ip_address("::"))], POD[:1])
 
 
+@settings(max_examples=50)
 @given(mappings, mappings)
 def test_two_pods_conflict_exactly_when_some_packet_would_be_both_theirs(one: PortMapping, other: PortMapping) -> None:
     def takes(mapping: PortMapping) -> set[str]:

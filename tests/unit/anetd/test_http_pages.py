@@ -109,7 +109,7 @@ def test_what_is_asked_in_another_way_gets_an_answer_too(loop: HttpLoop, caplog:
 
 
 def test_silent_slow_and_many_clients_keep_nobody_from_being_answered(loop: HttpLoop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(httpd, "CLIENT_SECONDS", 0.5)
+    monkeypatch.setattr(httpd, "CLIENT_SECONDS", 3.0)
     port = serve(loop, {"/": lambda: Answer(200, "ok")})
     silent = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(httpd.MAX_CLIENTS // 2)]
     slow = socket.create_connection(("127.0.0.1", port), timeout=10)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.config import parse
+from agent.loadbalancer import controller
 from agent.loadbalancer.allocator import CLASS, NO_FAMILY, NOT_IN_POOL, TAKEN, USED_UP, Claim, Plan, allocate, claim, in_pool
 from agent.loadbalancer.controller import Controller, allocating_node
 from agent.observe.events import Subject
@@ -130,6 +131,7 @@ claims = st.lists(
 )
 
 
+@settings(max_examples=50)
 @given(claims, st.randoms())
 def test_no_address_is_given_twice_order_says_nothing_and_a_second_look_changes_nothing(found: list[Claim], random: Any) -> None:
     plan = allocate(found, POOL)
@@ -218,7 +220,8 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(api: FakeApi) -> Iterator[Cluster]:
+def cluster(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    monkeypatch.setattr(controller, "LOOK_SECONDS", 0.1)
     made = Cluster(api)
     yield made
     made.controller.stop()

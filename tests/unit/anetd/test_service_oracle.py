@@ -190,10 +190,12 @@ def chosen(service: Document, slices: list[Document], port: Document, family: in
 def oracle(all_services: list[Document], slices: list[Document], node: str, *, outside: bool) -> dict[str, set[str] | str]:
     """Place -> to which backends a client gets, or `refused` (nothing anywhere) or `dropped` (nothing here)."""
     found: dict[str, set[str] | str] = {}
-    for service in sorted(all_services, key=lambda s: (s["metadata"]["creationTimestamp"], s["metadata"]["name"])):
-        for kind, address, number, port in frontends_of(service):
+    by_age = sorted(all_services, key=lambda s: (s["metadata"]["creationTimestamp"], s["metadata"]["name"]))
+    claims = [(service, *frontend) for service in by_age for frontend in frontends_of(service)]
+    for allocated in (True, False):  # nobody's external IP takes another's cluster IP
+        for service, kind, address, number, port in claims:
             place = f"{address}:{number}/{port['protocol']}"
-            if place in found:
+            if place in found or (kind == "ClusterIP") is not allocated:
                 continue
             family = 6 if address.startswith("[") or address == "node6" else 4
             if kind == "ClusterIP":

@@ -35,9 +35,6 @@ class FakeTable:
         self.reads += 1
         return iter(list(self.rows.items()))
 
-    def keys(self) -> Iterator[Any]:
-        return iter(list(self.rows))
-
     def put_many(self, rows: Any) -> None:
         for key, row in rows.items():
             if self.fails:
@@ -113,6 +110,10 @@ def test_udp_flows_of_a_backend_that_is_gone_are_forgotten_at_once_and_others_by
     node.sync.keep_house()
     node.sync.keep_house()
     assert node.calls[4:] == [("forget", ["10.1.0.1"])]
+    node.put(piece("x", "web", [end("10.1.0.9")]))
+    node.put(piece("x", "web", [end("10.1.0.2")]))  # it is back, as what it was
+    node.sync.keep_house()
+    assert node.calls[5:] == [("forget", ["10.1.0.9"])]
 
 
 def test_host_ports_are_written_before_services_are_known_and_leave_those_of_an_earlier_process_alone() -> None:
@@ -138,6 +139,30 @@ def test_a_host_port_that_cannot_be_written_is_an_error_of_who_asked_and_is_trie
         node.sync.set_host_ports([port])
     node.sync.set_host_ports([port])
     assert node.inside("host4:80/TCP") == {"10.1.0.1:8080"}
+
+
+def test_a_host_port_for_which_there_is_no_room_is_an_error_of_the_pod_that_brings_it_and_of_no_other() -> None:
+    node = Node1()
+    node.tables["frontends"].max_entries = 1
+    first = HostPort(None, 80, 6, ip_address("10.1.0.1"), 8080)
+    node.sync.set_host_ports([first])
+    second = HostPort(None, 81, 6, ip_address("10.1.0.2"), 8080)
+    with pytest.raises(ApplyError, match="frontends has no room for host port 81"):
+        node.sync.set_host_ports([first, second])
+    node.sync.set_host_ports([first, second])
+    node.sync.set_host_ports([first])
+    assert node.inside("host4:80/TCP") == {"10.1.0.1:8080"}
+
+
+def test_health_knows_no_pending_change_when_what_was_heard_changes_nothing() -> None:
+    node = Node1()
+    node.sync.set_host_ports([])
+    node.sync.apply_services({}, {})
+    assert node.sync.metrics.last_sync > 0.0  # no Service at all is a state like any other
+    stray = piece("stray", "", [end("10.9.9.9")])
+    node.put(stray)
+    assert node.sync.metrics.endpoint_changes == 1
+    assert (node.sync.metrics.pending_endpoints, node.sync.metrics.pending_since) == (0, 0.0)
 
 
 def test_what_is_written_deleted_and_how_long_it_took_is_counted() -> None:

@@ -155,6 +155,8 @@ def test_the_agents_configuration_is_what_the_agent_reads():
         "masquerade": False,
         "nonMasqueradeCIDRs": ["192.168.0.0/16"],
         "attachMode": "auto",
+        "socketLB": True,
+        "loadBalancerMode": "snat",
         "layout": "v2",
         "loadBalancerPool": ["172.30.0.192/26"],
     }
