@@ -25,7 +25,7 @@ import yaml
 NAMESPACE = "bench"
 MADE_BY = {"endpointslice.kubernetes.io/managed-by": "bench"}
 ENDPOINTS = 4
-CONNECTIONS = 8
+CONNECTIONS = 32  # each waits for the disk most of the time
 
 
 class Api:

@@ -142,13 +142,8 @@ def resident_mib(pid: int) -> float:
     return round(int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024, 1)
 
 
-def rows_written(cluster: Cluster, node: str) -> dict[str, int] | None:
-    """Table -> rows that the agent has written or deleted since it started; None where it does not count them."""
+def rows_changed(cluster: Cluster, node: str) -> dict[str, int] | None:
+    """ "written TABLE" or "deleted TABLE" -> rows, since the agent started; None where it does not count them."""
     metrics = cluster.in_member(node, "curl", "-s", "--max-time", "5", "http://127.0.0.1:9879/metrics")
-    found = re.findall(r'^anetd_table_rows_written_total\{[^}]*table="([^"]+)"[^}]*\} (\d+)', metrics, re.MULTILINE)
-    if not found:
-        return None
-    rows: dict[str, int] = {}
-    for table, count in found:
-        rows[table] = rows.get(table, 0) + int(count)
-    return rows
+    found = re.findall(r'^anetd_table_rows_(written|deleted)_total\{table="([^"]+)"\} (\d+)', metrics, re.MULTILINE)
+    return {f"{verb} {table}": int(count) for verb, table, count in found} or None

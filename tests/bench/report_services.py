@@ -96,8 +96,8 @@ def section(services: dict[str, Any]) -> Iterator[str]:
     if cold := services.get("cold_start"):
         yield f"- anetd in step from nothing with {cold['services']} Services: {cold['synced_s']} s, then {cold['resident_mib']} MiB resident."
     if (rows := services.get("rows_of_one_change")) is not None:
-        listed = ", ".join(f"{count} in `{table}`" for table, count in sorted(rows.items()))
-        yield f"- One endpoint replaced among {services['scales'][-1]} Services: rows written: {listed}."
+        listed = ", ".join(f"{count} {what}" for what, count in sorted(rows.items()))
+        yield f"- One endpoint replaced among {services['scales'][-1]} Services, rows: {listed}."
 
 
 def _pod_table(services: dict[str, Any]) -> Iterator[str]:

@@ -240,17 +240,17 @@ def measure_anetd(lab: Lab, scale: int) -> None:
 
 
 def rows_of_one_change(lab: Lab) -> dict[str, int] | None:
-    """Table -> rows written when one of a Service's endpoints is replaced; None where the agent does not count them."""
-    before = planes.rows_written(lab.cluster, lab.first)
+    """ "written TABLE" or "deleted TABLE" -> rows, when one of a Service's endpoints is replaced; None where the agent does not count them."""
+    before = planes.rows_changed(lab.cluster, lab.first)
     if before is None or not lab.fillers:
         return None
     path = f"/apis/discovery.k8s.io/v1/namespaces/{objects.NAMESPACE}/endpointslices/filler-0"
     endpoints = lab.api.request("GET", path)["endpoints"]
     endpoints[0]["addresses"] = [str(lab.pods[-2])]
     lab.api.request("PATCH", path, {"endpoints": endpoints}, "application/merge-patch+json")
-    eventually(lambda: planes.rows_written(lab.cluster, lab.first) != before, what="rows of one change")
+    eventually(lambda: planes.rows_changed(lab.cluster, lab.first) != before, what="rows of one change")
     time.sleep(2)  # whatever follows from the change within so long belongs to it
-    after = planes.rows_written(lab.cluster, lab.first) or {}
+    after = planes.rows_changed(lab.cluster, lab.first) or {}
     return {table: count - before.get(table, 0) for table, count in after.items() if count != before.get(table, 0)}
 
 

@@ -33,7 +33,7 @@ def services():
                 "nft": "nft 1",
                 "iptables": "iptables 2",
                 "cold_start": {"services": 1000, "synced_s": 6.0, "resident_mib": 40.0},
-                "rows_of_one_change": {"backends": 2, "backend_slots": 1},
+                "rows_of_one_change": {"written backends": 1, "deleted backends": 1},
             }
         )
     )  # nothing of it shared
@@ -77,4 +77,4 @@ def test_the_tables_have_a_row_for_each_plane_and_number_of_services(services):
     lines = list(report_services.section(services))
     assert sum(line.startswith("| anetd | 1000 |") for line in lines) == 2
     assert "| kube-proxy, nftables | 1 | 12.0 ms | 150.0 ms | 160.0 ms | 5.0 ms | 1.2 s | 30.0 MiB |" in lines
-    assert any("1 in `backend_slots`, 2 in `backends`" in line for line in lines)
+    assert any("rows: 1 deleted backends, 1 written backends" in line for line in lines)
