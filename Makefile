@@ -5,12 +5,12 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON := .venv/bin/python
-FAST := tests/unit tests/cli tests/local tests/datapath
+FAST := tests/unit tests/cli tests/local tests/datapath tests/terraform
 # Namespaces, links, bpf(2) and clusters need root; the caller's HOME keeps the cache in one place.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HOME,XDG_CACHE_HOME,PATH)
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup tools demo test test-fast test-cluster conformance lint format bench images lock clean distclean
+.PHONY: help setup tools demo test test-fast test-cluster conformance lint format bench docs images lock clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -19,7 +19,7 @@ setup: ## install what this machine lacks: packages, the virtual environment, na
 	@.ci/setup
 
 tools: # all but the Kubernetes programs: enough for lint and the fast tests
-	@.ci/setup packages venv native
+	@.ci/setup packages venv native terraform
 
 demo: setup ## a two-node cluster on this machine, with pods and a Service at work
 	@bash docs/demo.sh
@@ -48,6 +48,8 @@ lint-only:
 	.venv/bin/ruff check --quiet .
 	.venv/bin/ruff format --check --quiet .
 	.venv/bin/mypy --strict provisioner agent
+	MYPYPATH=terraform/provider .venv/bin/mypy --strict -p terraform_provider_provisioner
+	.venv/bin/mypy --strict terraform/generate.py terraform/provider/install.py
 	.venv/bin/lint-imports --no-cache
 
 format: tools ## rewrite the sources as ruff wants them
@@ -59,8 +61,16 @@ bench: setup ## measure what docs/benchmarks.md reports
 	$(ROOT) $(PYTHON) -m tests.bench.datapath_limit --json build/bench-datapath.json
 	$(ROOT) $(PYTHON) -m tests.bench.cluster --json build/bench-cluster.json
 	$(ROOT) $(PYTHON) -m tests.bench.services --json build/bench-services.json
-	$(PYTHON) -m tests.bench.report build/bench-datapath.json build/bench-cluster.json build/bench-services.json > build/benchmarks.md
+	$(PYTHON) -m tests.bench.check --json build/bench-check.json
+	$(PYTHON) -m tests.bench.terraform --json build/bench-terraform.json
+	$(PYTHON) -m tests.bench.report build/bench-datapath.json build/bench-cluster.json build/bench-services.json build/bench-check.json \
+	  build/bench-terraform.json > build/benchmarks.md
 	mv build/benchmarks.md docs/benchmarks.md
+
+docs: tools ## make docs/compatibility.md and terraform/'s generated parts from the feature matrix
+	$(PYTHON) -m provisioner.compatibility.page > docs/compatibility.md.new
+	mv docs/compatibility.md.new docs/compatibility.md
+	$(PYTHON) terraform/generate.py
 
 images: setup ## build the images that nodes get
 	$(ROOT) $(PYTHON) -m provisioner.images
@@ -70,10 +80,14 @@ lock: tools ## resolve the dependencies anew into requirements.lock; needs uv
 	  uv pip compile pyproject.toml --group dev --python-version 3.11 --universal --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet; } > build/requirements.lock
 	mv build/requirements.lock requirements.lock
+	@{ echo '# Made by `make lock` from requirements.in; installed with --require-hashes.'; \
+	  uv pip compile terraform/provider/requirements.in --python-version 3.11 --universal --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --no-annotate --no-header --quiet; } > build/requirements.lock
+	mv build/requirements.lock terraform/provider/requirements.lock
 
 clean: ## remove what was built here; caches outside of the checkout and clusters stay
 	rm -rf build dist agent/objects provisioner/objects .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0r rm -rf
+	find . -path './.venv*' -prune -o -name __pycache__ -type d -print0 | xargs -0r rm -rf
 
-distclean: clean ## clean, and the virtual environment
-	rm -rf .venv
+distclean: clean ## clean, and the virtual environments
+	rm -rf .venv .venv-terraform

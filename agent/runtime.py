@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from agent.cni.store import Store
 from agent.config import Config
 from agent.datapath import host as host_network
 from agent.datapath import links, socketlb
+from agent.datapath.announce import announce
 from agent.datapath.errors import DatapathError
 from agent.datapath.host import Host
 from agent.datapath.netlink import Netlink
@@ -192,6 +194,7 @@ class Agent:
             metrics=self.edges.services,
             warn=self.edges.notice,
             destroy_sockets=datapath.destroy_sockets,
+            announce=partial(announce, device.name, device.mac),
         )
         # A device whose programs know no route would pass everything to the host's stack: the rows come first.
         tables.apply_routes(own, self._other_nodes(), prune=False)

@@ -17,7 +17,7 @@ from typing import Any
 from agent import nodes
 from agent.config import Config
 from agent.datapath import host as host_network
-from agent.datapath.abi import Backend, Route
+from agent.datapath.abi import Backend, FrontendFlag, IPAddress, Route
 from agent.datapath.errors import DatapathError
 from agent.datapath.host import Host
 from agent.datapath.netlink import Netlink
@@ -60,6 +60,7 @@ class Synchronizer:
         metrics: ServiceMetrics | None = None,
         warn: Warn = log_notice,
         destroy_sockets: Callable[[Collection[Backend]], object] = lambda _: None,
+        announce: Callable[[Collection[IPAddress]], object] = lambda _: None,
     ) -> None:
         self.metrics = metrics or ServiceMetrics()
         self._config = config
@@ -69,6 +70,7 @@ class Synchronizer:
         self._datapath = datapath
         self._warn = warn
         self._destroy_sockets = destroy_sockets
+        self._announce = announce
         self._tables: Mapping[str, Table] = {
             "routes": datapath.routes,
             "frontends": datapath.frontends,
@@ -190,11 +192,22 @@ class Synchronizer:
             raise
         now = time.time()
         self._gone |= plan.gone
+        self._tell_the_link(plan.steps)
         self._report(plan.notices)
         if self._services_known:
             triggers, self._inputs.triggers = self._inputs.triggers, []
             self.metrics.synced(now, time.monotonic() - began, triggers)
         self._forget_datagrams()
+
+    def _tell_the_link(self, steps: Iterable[Step]) -> None:
+        """Of the addresses that are announced from here as of now."""
+        rows = (item for step in steps if isinstance(step, Put) and step.table == "frontends" for item in step.rows.items())
+        addresses = [key.address for key, row in rows if row.flags & FrontendFlag.ANNOUNCED]
+        try:
+            self._announce(addresses)
+        except OSError as error:
+            # Whoever asks is answered all the same.
+            log.warning("the link could not be told of addresses that came to this node", extra={"error": str(error)})
 
     def _forget_datagrams(self) -> None:
         """UDP has no end of its own: flows go at once. TCP's find out by themselves that their backend is gone, so theirs can wait."""

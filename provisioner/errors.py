@@ -7,6 +7,9 @@ compatibility gate, 5 conflict with what exists, 6 not found, 7 credentials, per
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 
 class ProvisionerError(Exception):
     """An error with a way out.
@@ -39,15 +42,25 @@ class SpecInvalid(ProvisionerError):
 
 
 class RefusedByGate(ProvisionerError):
-    """Understood, and deliberately not offered."""
+    """Understood, and deliberately not offered. `findings` are those of the compatibility gates, in JSON's types."""
 
     id, exit_code = "refused-by-gate", 4
+
+    def __init__(self, message: str, *, remedy: str = "", field: str = "", findings: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message, remedy=remedy, field=field)
+        self.findings = findings
 
 
 class Conflict(ProvisionerError):
     """What is asked for differs from what exists."""
 
     id, exit_code = "conflict", 5
+
+
+class ClusterBusy(Conflict):
+    """Another command works on the cluster. Nothing is wrong with what was asked for; it has to wait."""
+
+    id = "cluster-busy"
 
 
 class NotFound(ProvisionerError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from provisioner import errors
-from provisioner.cli import backend, credentials, options
+from provisioner.cli import backend, credentials, gates, options
 from provisioner.cli.output import Format, cluster_data, cluster_table, emit, note
 from provisioner.cli.specs import spec_from
 
@@ -45,6 +45,8 @@ def create_cluster(
     mtu: options.Mtu = None,
     masquerade: options.Masquerade = None,
     non_masquerade_cidrs: options.NonMasqueradeCIDRs = None,
+    admission: options.AdmissionOption = None,
+    allow: options.Allow = None,
     labels: options.Labels = None,
     provider: options.ProviderOption = None,
     kubernetes_bin_dir: options.BinDir = None,
@@ -69,6 +71,7 @@ def create_cluster(
     limit = TimeLimit.after(options.duration(timeout))
     spec = spec_from(config, flags)
     _require_dataplane(spec)
+    gates.require(gates.check_spec(spec, config or ""), f"creating {spec.name}")
     used = backend.open_provider(spec.provider.value, kubernetes_bin_dir)
     plan = used.plan_create(spec)
     if dry_run:

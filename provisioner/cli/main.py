@@ -10,13 +10,17 @@ from collections.abc import Sequence
 import typer
 
 from provisioner import errors
+from provisioner.cli.check import check
 from provisioner.cli.create_cluster import create_cluster
 from provisioner.cli.delete_cluster import delete_cluster
+from provisioner.cli.deploy import deploy
 from provisioner.cli.describe_cluster import describe_cluster
+from provisioner.cli.features import features, recommend
 from provisioner.cli.get_credentials import get_credentials
 from provisioner.cli.list_clusters import list_clusters
 from provisioner.cli.load_image import load_image
 from provisioner.cli.output import Format, emit_error
+from provisioner.cli.policy import policy
 from provisioner.cli.render import render
 from provisioner.cli.schema import schema
 from provisioner.cli.stop_cluster import stop_cluster
@@ -44,11 +48,17 @@ for _command in (
     describe_cluster,
     get_credentials,
     load_image,
+    deploy,
+    check,
+    features,
+    recommend,
     render,
     schema,
     version,
 ):
     app.command(_command.__name__.replace("_", "-"))(_command)
+
+app.add_typer(policy, name="policy")
 
 create_app = _app()
 create_app.command("create-cluster")(create_cluster)

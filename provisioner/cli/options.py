@@ -76,6 +76,16 @@ NonMasqueradeCIDRs = Annotated[
     ),
 ]
 Labels = Annotated[list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="May be repeated.", show_default=False)]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow", metavar="RULE=REASON", help="Let a compatibility gate's rule pass, and why; may be repeated.", show_default=False
+    ),
+]
+AdmissionOption = Annotated[
+    str | None,
+    typer.Option("--admission", help="Objects that the dataplane would ignore: deny, warn or off. [default: deny]", show_default=False),
+]
 
 
 def label_pairs(labels: Sequence[str]) -> dict[str, str]:

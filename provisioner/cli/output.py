@@ -100,7 +100,15 @@ def cluster_text(info: ClusterInfo) -> str:
 def emit_error(error: errors.ProvisionerError, output: Format) -> None:
     """Tell what is wrong and the way out, on stderr."""
     if output is Format.JSON:
-        body = {"id": error.id, "exitCode": error.exit_code, "message": error.message, "remedy": error.remedy, "field": error.field}
+        body: dict[str, Any] = {
+            "id": error.id,
+            "exitCode": error.exit_code,
+            "message": error.message,
+            "remedy": error.remedy,
+            "field": error.field,
+        }
+        if isinstance(error, errors.RefusedByGate) and error.findings:
+            body["findings"] = list(error.findings)
         note(json.dumps({"error": body}))
         return
     note(f"error: {error.message}")

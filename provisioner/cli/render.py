@@ -15,6 +15,7 @@ from provisioner.cli.specs import spec_from
 
 if TYPE_CHECKING:
     from provisioner.deploy import DeployContext
+    from provisioner.plan.deadline import TimeLimit
     from provisioner.spec import ClusterSpec
 
 
@@ -33,6 +34,8 @@ def render(
     mtu: options.Mtu = None,
     masquerade: options.Masquerade = None,
     non_masquerade_cidrs: options.NonMasqueradeCIDRs = None,
+    admission: options.AdmissionOption = None,
+    allow: options.Allow = None,
     labels: options.Labels = None,
     kubernetes_bin_dir: options.BinDir = None,
     api_server: Annotated[
@@ -67,18 +70,13 @@ def _context(
     spec: ClusterSpec, server: str | None, anetd: str | None, coredns: str | None, bin_dir: Path | None, seconds: float
 ) -> DeployContext:
     from provisioner.deploy import DeployContext, cluster_dns_addresses, host_resolvers
+    from provisioner.plan.deadline import TimeLimit
     from provisioner.providers.local.layout import NODE_SUBNETS, Addresses, load_balancer_pool
 
     # Without a subnet in the spec, what the local provider takes when nothing else is there; a real one is in describe-cluster.
     subnet = spec.node_subnet or next(NODE_SUBNETS.subnets(new_prefix=24))
     addresses = Addresses.of(subnet, dual_stack=spec.dual_stack)
-    if anetd is None or coredns is None:
-        from provisioner import binaries, images
-        from provisioner.plan.deadline import TimeLimit
-
-        limit = TimeLimit.after(seconds)
-        built = images.ensure_images(binaries.ensure(spec.kubernetes_version, bin_dir, limit, note), limit, note)
-        anetd, coredns = anetd or built.anetd.name, coredns or built.coredns.name
+    anetd, coredns = images_named(spec, anetd, coredns, bin_dir, TimeLimit.after(seconds))
     return DeployContext(
         api_server=server or addresses.server,
         cluster_dns=cluster_dns_addresses(spec),
@@ -87,6 +85,16 @@ def _context(
         upstream_dns=host_resolvers(),
         load_balancer_pool=list(map(str, load_balancer_pool(spec, addresses))),
     )
+
+
+def images_named(spec: ClusterSpec, anetd: str | None, coredns: str | None, bin_dir: Path | None, limit: TimeLimit) -> tuple[str, str]:
+    """anetd's and CoreDNS's names, as given or of those built here."""
+    if anetd is None or coredns is None:
+        from provisioner import binaries, images
+
+        built = images.ensure_images(binaries.ensure(spec.kubernetes_version, bin_dir, limit, note), limit, note)
+        anetd, coredns = anetd or built.anetd.name, coredns or built.coredns.name
+    return anetd, coredns
 
 
 def _write(directory: Path, texts: dict[str, str]) -> None:

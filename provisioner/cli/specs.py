@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,12 +30,14 @@ FLAGS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "mtu": (("spec", "dataplane", "mtu"), "--mtu"),
     "masquerade": (("spec", "dataplane", "masquerade"), "--masquerade"),
     "non_masquerade_cidrs": (("spec", "dataplane", "nonMasqueradeCIDRs"), "--non-masquerade-cidr"),
+    "admission": (("spec", "dataplane", "admission"), "--admission"),
     "dataplane_v2": (("spec", "dataplane", "version"), "--dataplane-v2"),
 }
 
 
-def spec_from(config: str | None, flags: Mapping[str, Any]) -> ClusterSpec:
-    """`flags` holds the values of the parameters named in FLAGS, and `labels`; None and "" are flags that were not given.
+def spec_from(config: str | None, flags: Mapping[str, Any], found: Mapping[str, Any] | None = None) -> ClusterSpec:
+    """`flags` holds the values of the parameters named in FLAGS, `labels` and `allow`; None and "" are flags that were not given.
+    `found` is the document that stands in for a file where there is none.
 
     Raises `errors.NotFound` for a file that is not there, and what `load_spec` raises.
     """
@@ -44,8 +47,14 @@ def spec_from(config: str | None, flags: Mapping[str, Any]) -> ClusterSpec:
     overrides = [Override(*_place(name, value)) for name, value in given.items()]
     if flags.get("masquerade") is False:
         overrides.append(Override(FLAGS["masquerade"][0], False, "--no-masquerade"))
+    if flags.get("allow"):
+        from provisioner.compatibility.allowances import split
+
+        overrides += [Override(("spec", "allow", rule), reason, "--allow") for rule, reason in split(flags["allow"]).items()]
     for key, value in label_pairs(flags.get("labels") or []).items():
         overrides.append(Override(("metadata", "labels", key), value, "--label"))
+    if config is None and found is not None:
+        return load_spec(json.dumps(found), source="the cluster", overrides=overrides)
     text = None if config is None else _read(config)
     return load_spec(text, source="stdin" if config == "-" else config or "", overrides=overrides)
 

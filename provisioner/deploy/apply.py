@@ -8,18 +8,22 @@ from typing import Any
 
 from provisioner import errors
 from provisioner.deploy.client import Access, ApiError, Client, UnavailableError
+from provisioner.deploy.context import ContextAccess
 from provisioner.deploy.render import Manifest
 from provisioner.plan.steps import Deadline, Progress
 
 FIELD_MANAGER = "provisioner"
 _RETRY_SECONDS = 0.2
 
+_ADMISSION = "admissionregistration.k8s.io"
 # What the templates use: (apiVersion, kind) -> (path of the API group, plural, namespaced).
 _KINDS = {
     ("v1", "Namespace"): ("/api/v1", "namespaces", False),
     ("v1", "ServiceAccount"): ("/api/v1", "serviceaccounts", True),
     ("v1", "ConfigMap"): ("/api/v1", "configmaps", True),
     ("v1", "Service"): ("/api/v1", "services", True),
+    (f"{_ADMISSION}/v1", "ValidatingAdmissionPolicy"): (f"/apis/{_ADMISSION}/v1", "validatingadmissionpolicies", False),
+    (f"{_ADMISSION}/v1", "ValidatingAdmissionPolicyBinding"): (f"/apis/{_ADMISSION}/v1", "validatingadmissionpolicybindings", False),
     ("apps/v1", "DaemonSet"): ("/apis/apps/v1", "daemonsets", True),
     ("apps/v1", "Deployment"): ("/apis/apps/v1", "deployments", True),
     ("policy/v1", "PodDisruptionBudget"): ("/apis/policy/v1", "poddisruptionbudgets", True),
@@ -43,7 +47,7 @@ def object_path(document: Mapping[str, Any]) -> str:
     return f"{group}/namespaces/{document['metadata']['namespace']}/{plural}/{name}" if namespaced else f"{group}/{plural}/{name}"
 
 
-def apply_all(credentials: Access, manifests: Sequence[Manifest], deadline: Deadline, progress: Progress) -> None:
+def apply_all(credentials: Access | ContextAccess, manifests: Sequence[Manifest], deadline: Deadline, progress: Progress) -> None:
     """Apply every object in order, waiting for the API server first.
 
     Raises `errors.UpstreamFailure` when the API server refuses an object for good, `errors.Timeout` when it does not come up.

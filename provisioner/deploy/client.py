@@ -11,12 +11,16 @@ from __future__ import annotations
 import json
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from provisioner.deploy.context import ContextAccess
 from provisioner.plan.steps import Deadline
 from provisioner.version import __version__
+
+if TYPE_CHECKING:
+    from kubernetes.client import ApiClient
 
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
 _REQUEST_SECONDS = 15.0
@@ -56,18 +60,22 @@ class Client:
     No request takes longer than `request_seconds`, nor (but for a moment) than the deadline allows.
     """
 
-    def __init__(self, access: Access, deadline: Deadline | None = None, request_seconds: float = _REQUEST_SECONDS) -> None:
+    def __init__(self, access: Access | ContextAccess, deadline: Deadline | None = None, request_seconds: float = _REQUEST_SECONDS) -> None:
+        self._deadline, self._request_seconds = deadline, request_seconds
+        self._forget_key: Callable[[], object] = lambda: None
+        self._api = access.open() if isinstance(access, ContextAccess) else self._open(access)
+        self._api.user_agent = f"provisioner/{__version__}"
+
+    def _open(self, access: Access) -> ApiClient:
         from kubernetes.client import ApiClient, Configuration
 
-        self._deadline, self._request_seconds = deadline, request_seconds
         descriptor = _in_memory(f"{access.client_certificate.rstrip()}\n{access.client_key}")
         self._forget_key = weakref.finalize(self, os.close, descriptor)
         # Whoever calls knows whether and how long to try again.
         configuration = Configuration(host=access.server.rstrip("/"), ca_cert_data=access.ca_certificate, retries=False)
         configuration.cert_file = f"/proc/self/fd/{descriptor}"
         configuration.proxy = None  # the nodes' network is on this machine, whatever the environment says of the world outside
-        self._api = ApiClient(configuration)
-        self._api.user_agent = f"provisioner/{__version__}"
+        return ApiClient(configuration)
 
     def __enter__(self) -> Self:
         return self
@@ -100,7 +108,9 @@ class Client:
         from urllib3.exceptions import ProtocolError
 
         headers = {"Accept": "application/json"} | ({"Content-Type": _APPLY} if body is not None else {})
-        request = self._api.param_serialize(method, path, query_params=list(query.items()), header_params=headers, body=body)
+        request = self._api.param_serialize(
+            method, path, query_params=list(query.items()), header_params=headers, body=body, auth_settings=["BearerToken"]
+        )
         try:
             status, content = self._exchange(request)
         except UnavailableError as error:

@@ -24,7 +24,7 @@ HEALTH_PORT = 9879
 CLUSTER_DOMAIN = "cluster.local"
 _DNS_HOST_NUMBER = 10  # the place in the service CIDR that the field's tools give to DNS
 _BACKSLASH_OR_SURROGATES = re.compile(r"\\\\|\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})")
-_TEMPLATES = ("10-anetd.yaml", "20-coredns.yaml")
+_TEMPLATES = ("10-anetd.yaml", "20-coredns.yaml", "30-admission.yaml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,19 @@ def _values(spec: ClusterSpec, context: DeployContext) -> dict[str, Any]:
         "upstream_dns": list(context.upstream_dns),
         "cluster_domain": CLUSTER_DOMAIN,
         "dns_replicas": min(2, spec.num_nodes),
+        "gates": _gates(spec),
     }
+
+
+def _gates(spec: ClusterSpec) -> dict[str, Any]:
+    """What the admission policies say; whoever deploys anetd has its verdicts."""
+    from provisioner.compatibility import admission, matrix
+    from provisioner.compatibility.model import Dataplane
+
+    mode = spec.dataplane.admission
+    policies = admission.policies(matrix.load(), Dataplane.ANETD, mode=mode.value, allowed=spec.allow)
+    allowed = json.dumps(dict(spec.allow), sort_keys=True)
+    return {"dataplane": Dataplane.ANETD.value, "admission": mode.value, "allowed": allowed, "policies": policies}
 
 
 def template_directory() -> Path:

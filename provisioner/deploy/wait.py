@@ -13,6 +13,7 @@ from typing import Any
 
 from provisioner import errors
 from provisioner.deploy.client import Access, ApiError, Client, UnavailableError
+from provisioner.deploy.context import ContextAccess
 from provisioner.deploy.render import AGENT, DNS, NAMESPACE
 from provisioner.plan.steps import Deadline, Progress
 
@@ -26,7 +27,7 @@ _HOPELESS_RESTARTS = 4
 _Look = Callable[[Client], tuple[bool, str]]
 
 
-def wait_nodes_ready(credentials: Access, count: int, deadline: Deadline, progress: Progress) -> None:
+def wait_nodes_ready(credentials: Access | ContextAccess, count: int, deadline: Deadline, progress: Progress) -> None:
     """Until `count` nodes are Ready. Raises `errors.Timeout` with each late node's reason."""
 
     def look(client: Client) -> tuple[bool, str]:
@@ -36,7 +37,7 @@ def wait_nodes_ready(credentials: Access, count: int, deadline: Deadline, progre
     _wait(credentials, look, lambda client: _late_nodes(client, count), "waiting for the nodes", deadline, progress)
 
 
-def wait_agent_ready(credentials: Access, count: int, deadline: Deadline, progress: Progress) -> None:
+def wait_agent_ready(credentials: Access | ContextAccess, count: int, deadline: Deadline, progress: Progress) -> None:
     """Until the current version of anetd is ready on `count` nodes.
 
     Raises `errors.UpstreamFailure` when it ends again and again: what it fails at does not change by waiting.
@@ -54,7 +55,7 @@ def wait_agent_ready(credentials: Access, count: int, deadline: Deadline, progre
     _wait(credentials, look, lambda client: _late_pods(client, _AGENT_PODS), f"waiting for {AGENT}", deadline, progress)
 
 
-def wait_dns_ready(credentials: Access, deadline: Deadline, progress: Progress) -> None:
+def wait_dns_ready(credentials: Access | ContextAccess, deadline: Deadline, progress: Progress) -> None:
     """Until CoreDNS is available in its current version."""
 
     def look(client: Client) -> tuple[bool, str]:
@@ -80,7 +81,7 @@ def deployment_progress(deployment: Mapping[str, Any]) -> tuple[bool, str]:
 
 
 def _wait(
-    credentials: Access,
+    credentials: Access | ContextAccess,
     look: _Look,
     explain: Callable[[Client], Sequence[str]],
     doing: str,

@@ -20,18 +20,21 @@ flat, from the object that `load` and `ClusterSpec.make` return:
 | spec.dataplane.mtu              | spec.dataplane.mtu                      | int, or None: the device's            |
 | spec.dataplane.masquerade       | spec.dataplane.masquerade               | bool                                  |
 | spec.dataplane.nonMasqueradeCIDRs | spec.dataplane.non_masquerade_cidrs   | tuple of networks                     |
+| spec.dataplane.admission        | spec.dataplane.admission                | AdmissionMode                         |
 | spec.dataplane.loadBalancerPool | spec.dataplane.load_balancer_pool       | tuple of networks, or None: provider's |
+| spec.allow                      | spec.allow                              | rule -> reason                        |
 
 The IPv6 networks always have a value; they count only where `spec.dual_stack`. `spec.to_document()` is the inverse of
 `ClusterSpec.from_document()`, and `spec.differences(other)` names the fields in which two specs differ.
 """
 
 from provisioner.spec.loading import Override, load_spec
-from provisioner.spec.models import ClusterSpec, Dataplane, ProviderName, RoutingMode, StackType
+from provisioner.spec.models import AdmissionMode, ClusterSpec, Dataplane, ProviderName, RoutingMode, StackType
 from provisioner.spec.networks import HostRoute, check_host_routes
 from provisioner.spec.schema import json_schema
 
 __all__ = [
+    "AdmissionMode",
     "ClusterSpec",
     "Dataplane",
     "HostRoute",

@@ -26,6 +26,7 @@ MAX_NODES = 20
 # IPv6 asks every link to carry 1280 octets.
 MIN_MTU, MAX_MTU = 1280, 65535
 
+_ALLOW = "spec.allow"
 GATE = "gate"
 INVALID = "invalid"
 WHOLE = "whole"
@@ -48,6 +49,14 @@ class RoutingMode(StrEnum):
 
     NATIVE = "native"
     VXLAN = "vxlan"
+
+
+class AdmissionMode(StrEnum):
+    """What the API server does with objects that the dataplane would ignore: refuse them, warn, or only write it to its audit log."""
+
+    DENY = "deny"
+    WARN = "warn"
+    OFF = "off"
 
 
 class LoadBalancerMode(StrEnum):
@@ -138,6 +147,15 @@ def _labels(value: object) -> object:
     return value
 
 
+def _allowances(value: object) -> object:
+    if not isinstance(value, Mapping):
+        raise _invalid("is not a mapping of rules to reasons", "Write one `rule: reason` a line.")
+    for rule, reason in value.items():
+        if not isinstance(rule, str) or not isinstance(reason, str) or not reason.strip():
+            raise _invalid(f"has no reason for {rule!r}", "Write why the rule may pass, as text, for whoever asks later.")
+    return value
+
+
 def _choice(options: type[StrEnum]) -> BeforeValidator:
     names = [option.value for option in options]
 
@@ -171,6 +189,10 @@ class Dataplane(_Model):
     masquerade: StrictBool = Field(default=True, description="Whether pods reach the outside behind their node's address.")
     non_masquerade_cidrs: tuple[CIDR, ...] = Field(
         (), alias="nonMasqueradeCIDRs", description="Destinations outside the cluster that see the pods' own addresses."
+    )
+    admission: Annotated[AdmissionMode, _choice(AdmissionMode)] = Field(
+        AdmissionMode.DENY,
+        description="What happens to objects that the dataplane would ignore: deny, warn, or off (in the audit log only).",
     )
     socket_lb: StrictBool = Field(
         default=True,
@@ -217,6 +239,9 @@ class Body(_Model):
     )
     node_subnet: CIDRv4 | None = Field(None, description="The nodes' own network; by default the provider picks a free one.")
     dataplane: Dataplane = Field(default_factory=Dataplane, description="The node agent's part.")
+    allow: Annotated[dict[StrictStr, StrictStr], BeforeValidator(_allowances)] = Field(
+        default_factory=dict, description="Rules of the compatibility gates that may pass, each with the reason why."
+    )
 
 
 class ClusterSpec(_Model):
@@ -245,9 +270,9 @@ class ClusterSpec(_Model):
         return document
 
     def differences(self, other: ClusterSpec) -> Sequence[str]:
-        """The dotted names of the fields in which `other` differs, sorted."""
+        """The dotted names of the fields in which `other` differs, sorted. What was allowed is no property of the cluster."""
         mine, theirs = _flat(self.to_document()), _flat(other.to_document())
-        return sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+        return sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name) and not name.startswith(_ALLOW))
 
     @model_validator(mode="after")
     def _check_whole(self) -> Self:
@@ -319,6 +344,10 @@ class ClusterSpec(_Model):
     @property
     def node_subnet(self) -> IPv4Network | None:
         return self.body.node_subnet
+
+    @property
+    def allow(self) -> Mapping[str, str]:
+        return self.body.allow
 
     @property
     def dataplane(self) -> Dataplane:

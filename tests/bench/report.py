@@ -1,6 +1,7 @@
 """docs/benchmarks.md out of what the benchmarks measured.
 
-    python -m tests.bench.report build/bench-datapath.json build/bench-cluster.json build/bench-services.json > docs/benchmarks.md
+    python -m tests.bench.report build/bench-datapath.json build/bench-cluster.json build/bench-services.json \
+        build/bench-check.json build/bench-terraform.json > docs/benchmarks.md
 
 Pure but for reading the files and naming the machine: each figure stands beside its goal, and what fell short is said first.
 """
@@ -19,7 +20,7 @@ from tests.bench import report_services
 from tests.bench.goal import SHAPES, Goal
 
 
-def goals(datapath: dict[str, Any], cluster: dict[str, Any]) -> Iterator[Goal]:
+def goals(datapath: dict[str, Any], cluster: dict[str, Any], check: dict[str, Any]) -> Iterator[Goal]:
     """Every figure that has a goal."""
     yield Goal(
         "create-cluster, two nodes, warm cache, to a DNS answer from a pod (median)", cluster["creation"]["create"]["median"], 30, "s"
@@ -37,6 +38,9 @@ def goals(datapath: dict[str, Any], cluster: dict[str, Any]) -> Iterator[Goal]:
     yield Goal("agent, exec to ready (median)", agent["exec_to_ready_s"]["median"], 2, "s")
     yield Goal("agent image, unpacked", cluster["image_mib"]["anetd"], 150, "MiB")
     yield Goal("`provisioner --help` (median)", round(cluster["help"]["median"] * 1000), 200, "ms")
+    yield Goal(f"`provisioner check` on {check['check']['manifests']} manifests (median)", check["check"]["median"], 5, "s")
+    yield Goal("`provisioner check` on them, resident", check["check"]["mib"], 200, "MiB")
+    yield Goal("`provisioner features` (median)", round(check["features"]["median"] * 1000), 250, "ms")
 
 
 def path_table(datapath: dict[str, Any]) -> Iterator[str]:
@@ -63,9 +67,9 @@ def processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def render(datapath: dict[str, Any], cluster: dict[str, Any], services: dict[str, Any]) -> Iterator[str]:
+def render(datapath: dict[str, Any], cluster: dict[str, Any], services: dict[str, Any], check: dict[str, Any]) -> Iterator[str]:
     """The page, line by line."""
-    found = [*goals(datapath, cluster), *report_services.goals(services)]
+    found = [*goals(datapath, cluster, check), *report_services.goals(services)]
     short = [goal for goal in found if not goal.met]
     rounds = len(next(iter(datapath["all"].values()))["stream"])
     agent = cluster["agent"]
@@ -118,9 +122,45 @@ def render(datapath: dict[str, Any], cluster: dict[str, Any], services: dict[str
     yield "- Streams over a killed agent lose nothing: that is a test (`tests/cluster/test_agent_life.py`), not a figure."
 
 
+def gate_section(check: dict[str, Any]) -> Iterator[str]:
+    """Beside --help, which says how fast the machine was just then."""
+    yield ""
+    yield "## The gates"
+    yield ""
+    yield "| command | min | median | max | CPU | resident |"
+    yield "|---|---|---|---|---|---|"
+    large = f"`check` on {check['check_large']['manifests']} manifests, {check['check_large']['bytes'] // 1_000_000} MB"
+    names = {
+        "help": "`--help`",
+        "features": "`features`",
+        "check": f"`check` on {check['check']['manifests']} manifests",
+        "check_large": large,
+    }
+    for key, name in names.items():
+        one = check[key]
+        yield f"| {name} | {one['min']} s | {one['median']} s | {one['max']} s | {one['cpu']} s | {one['mib']} MiB |"
+
+
+def provider_section(provider: dict[str, Any]) -> Iterator[str]:
+    """Beside its bare interpreter, which says how fast the machine was just then."""
+    yield ""
+    yield "## The Terraform provider"
+    yield ""
+    yield "| from its start to | min | median | max |"
+    yield "|---|---|---|---|"
+    names = {
+        "interpreter": "the end of its bare interpreter",
+        "handshake": "the handshake (wanted: 1 s)",
+        "schema": "its schema, over gRPC",
+    }
+    for key, name in names.items():
+        one = provider[key]
+        yield f"| {name} | {one['min']} s | {one['median']} s | {one['max']} s |"
+
+
 def main(arguments: Sequence[str]) -> None:
-    datapath, cluster, services = (json.loads(Path(path).read_text(encoding="utf-8")) for path in arguments)
-    print("\n".join(render(datapath, cluster, services)))
+    datapath, cluster, services, check, provider = (json.loads(Path(path).read_text(encoding="utf-8")) for path in arguments)
+    print("\n".join([*render(datapath, cluster, services, check), *gate_section(check), *provider_section(provider)]))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from pathlib import Path
@@ -288,6 +289,17 @@ def test_get_credentials_writes_where_kubeconfig_points(run: Run, tmp_path: Path
     data = run("get-credentials", "demo", "--output", "json").json
     assert data == {"name": "demo", "kubeconfig": str(there), "context": "provisioner-demo"}
     assert run("get-credentials", "nothing").code == 6
+
+
+def test_get_credentials_prints_a_whole_kubeconfig_when_asked_to(run: Run, home: Path, provider: FakeProvider) -> None:
+    run(*CREATE, "--no-kubeconfig")
+    printed = yaml.safe_load(run("get-credentials", "demo", "--kubeconfig", "-").out)
+    assert printed == run("get-credentials", "demo", "--kubeconfig", "-", "--output", "json").json
+    assert printed["current-context"] == "provisioner-demo"
+    assert base64.b64decode(printed["users"][0]["user"]["client-key-data"]).decode() == KEY
+    assert not (home / ".kube").exists()
+    assert not Path("-").exists()
+    assert run("get-credentials", "nothing", "--kubeconfig", "-").code == 6
 
 
 def test_no_stream_and_no_journal_ever_holds_the_key(run: Run, provider: FakeProvider) -> None:

@@ -25,7 +25,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 
 def test_help_names_every_command() -> None:
     text = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True).stdout
-    commands = "create-cluster stop-cluster delete-cluster list-clusters describe-cluster get-credentials load-image render schema version"
+    commands = "create-cluster stop-cluster delete-cluster list-clusters describe-cluster get-credentials load-image deploy check features recommend policy render schema version"
     for command in commands.split():
         assert f"\n  {command} " in text, command
         shown = subprocess.run([*COMMAND, command, "--help"], capture_output=True, text=True, check=False)

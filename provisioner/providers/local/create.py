@@ -148,7 +148,7 @@ class Creation:
     @cached_property
     def _looked_settled(self) -> bool:
         record, pids = self._record, self._sound_nodes()
-        if record is None or not record.complete or record.fingerprint != self._fingerprint:
+        if record is None or not record.complete or record.fingerprint != self._fingerprint or record.spec != self._spec:
             return False
         if len(pids) < len(self._nodes) or self._sound_pid(CONTROL_PLANE) is None:
             return False
@@ -400,7 +400,7 @@ class Creation:
             self._looking_at(nodes),
         )
         source = _made(self._binaries, "acquire-binaries").source
-        self._record = dataclasses.replace(self._known, complete=True, binaries=source, fingerprint=self._fingerprint)
+        self._record = dataclasses.replace(self._known, spec=self._spec, complete=True, binaries=source, fingerprint=self._fingerprint)
         records.write(self._layout, self._record)
 
 

@@ -78,11 +78,11 @@ class FileLock:
 
 
 def acquire_cluster(lock: FileLock, cluster: str) -> None:
-    """Raise `errors.Conflict` when another command works on the cluster."""
+    """Raise `errors.ClusterBusy` when another command works on the cluster."""
     if lock.held or lock.try_acquire():
         return
     holder = lock.holder()
-    raise errors.Conflict(
+    raise errors.ClusterBusy(
         f"another command works on the cluster {cluster}" + (f": process {holder}" if holder else ""),
         remedy="Wait until it has ended" + (f", or end it: kill {holder}." if holder else "."),
     )

@@ -49,6 +49,7 @@ class ApiServer:
         self.answers: dict[tuple[str, str], list[tuple[int, object]]] = {}
         self.requests: list[tuple[str, str, object]] = []
         self.client_names: list[str] = []
+        self.headers: list[dict[str, str]] = []
         self.close_after_each = False
 
     def on(self, method, path, *answers):
@@ -111,6 +112,7 @@ def api(certificates, tmp_path):
         def handle_any(self):
             length = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(length)) if length else None
+            fake.headers.append({name.lower(): value for name, value in self.headers.items()})
             peer = self.connection.getpeercert()
             fake.client_names.append(dict(pair[0] for pair in peer["subject"])["commonName"])
             status, document = fake.answer(self.command, self.path, body)

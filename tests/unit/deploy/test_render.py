@@ -64,7 +64,7 @@ def test_the_agent_is_not_privileged_and_has_only_the_capabilities_it_explains()
     (container,) = pod["containers"]
     security = container["securityContext"]
     assert security["privileged"] is False
-    assert security["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN", "BPF", "PERFMON"]}
+    assert security["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN", "NET_RAW", "BPF", "PERFMON"]}
     assert security["readOnlyRootFilesystem"] is True
     assert security["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod["hostNetwork"] is True
@@ -138,7 +138,7 @@ def test_no_value_can_change_a_documents_structure(text):
     found = objects(SPECS["plain"], anetd_image=text, api_server=text)
     assert found["DaemonSet", "anetd"]["spec"]["template"]["spec"]["containers"][0]["image"] == text
     assert json.loads(found["ConfigMap", "anetd-config"]["data"]["config.json"])["apiServer"] == text
-    assert len(found) == 12
+    assert len(found) == 17
 
 
 def test_the_agents_configuration_is_what_the_agent_reads():
@@ -183,3 +183,37 @@ def test_a_local_stub_is_looked_behind(tmp_path):
     (tmp_path / "real").write_text("nameserver 192.0.2.1\n")
     assert deploy.host_resolvers((tmp_path / "stub", tmp_path / "gone", tmp_path / "real")) == ("192.0.2.1",)
     assert deploy.host_resolvers((tmp_path / "gone",)) == ()
+
+
+# ---- the admission policies ----
+
+
+def admission_of(**dataplane):
+    return objects(ClusterSpec.make("demo", dataplane=dataplane))
+
+
+def test_the_admission_policy_is_the_matrix_s():
+    from provisioner.compatibility import admission, matrix
+    from provisioner.compatibility.model import Dataplane
+
+    found = objects(SPECS["plain"])
+    for policy in admission.policies(matrix.load(), Dataplane.ANETD):
+        rendered = found["ValidatingAdmissionPolicy", policy.name]["spec"]
+        assert rendered["validations"] == list(policy.validations)
+        assert rendered["matchConstraints"]["resourceRules"] == list(policy.resources)
+        binding = found["ValidatingAdmissionPolicyBinding", policy.name]["spec"]
+        assert binding == {"policyName": policy.name, "validationActions": list(policy.actions)}
+
+
+def test_by_setting_admission_warns_or_is_off():
+    for mode, wanted in (("deny", {"Deny", "Warn"}), ("warn", {"Warn"}), ("off", {"Audit"})):
+        bindings = [document for (kind, _), document in admission_of(admission=mode).items() if kind == "ValidatingAdmissionPolicyBinding"]
+        actions = [document["spec"]["validationActions"] for document in bindings]
+        assert {action for found in actions for action in found} == wanted, mode
+
+
+def test_what_was_let_pass_is_written_down_in_the_cluster_and_not_refused_there():
+    found = objects(ClusterSpec.make("demo", allow={"sctp-service": 'a "trial"'}))
+    assert json.loads(found["ConfigMap", "provisioner-gates"]["data"]["allowed"]) == {"sctp-service": 'a "trial"'}
+    assert "[sctp-service]" not in json.dumps(found["ValidatingAdmissionPolicy", "provisioner-unsupported"])
+    assert "[sctp-service]" in json.dumps(objects(SPECS["plain"])["ValidatingAdmissionPolicy", "provisioner-unsupported"])

@@ -13,7 +13,7 @@ def test_the_schema_is_json_and_names_the_document_s_fields() -> None:
     body = schema["$defs"]["Body"]
     assert set(body["properties"]) == {
         "provider", "numNodes", "kubernetesVersion", "stackType", "podCIDR", "serviceCIDR", "podCIDRv6", "serviceCIDRv6",
-        "nodeSubnet", "dataplane",
+        "nodeSubnet", "dataplane", "allow",
     }  # fmt: skip
     assert body["additionalProperties"] is False
     assert body["properties"]["numNodes"]["maximum"] == 20
