@@ -26,6 +26,7 @@ NAMESPACE = "bench"
 MADE_BY = {"endpointslice.kubernetes.io/managed-by": "bench"}
 ENDPOINTS = 4
 CONNECTIONS = 32  # each waits for the disk most of the time
+IDLE_SECONDS = 20
 
 
 class Api:
@@ -44,15 +45,21 @@ class Api:
 
     def request(self, method: str, path: str, body: dict[str, Any] | None = None, kind: str = "application/json") -> dict[str, Any]:
         """The answer's document; AssertionError with the server's words when it is a refusal."""
-        connection = getattr(self._connections, "own", None)
-        if connection is None:
-            connection = http.client.HTTPSConnection(self._server.hostname or "", self._server.port, timeout=60, context=self._context)
-            self._connections.own = connection
+        connection = self._connection()
         connection.request(method, path, None if body is None else json.dumps(body), {"Content-Type": kind})
         answer = connection.getresponse()
         content = answer.read()
         assert answer.status < 300, f"{method} {path}: {answer.status} {content.decode(errors='replace')}"
         return json.loads(content)  # type: ignore[no-any-return]
+
+    def _connection(self) -> http.client.HTTPSConnection:
+        """This thread's own; a new one where the server may have closed the last in the meantime."""
+        own, used = getattr(self._connections, "own", (None, 0.0))
+        now = time.monotonic()
+        if own is None or now - used > IDLE_SECONDS:
+            own = http.client.HTTPSConnection(self._server.hostname or "", self._server.port, timeout=60, context=self._context)
+        self._connections.own = own, now
+        return own
 
     def create(self, obj: dict[str, Any]) -> dict[str, Any]:
         return self.request("POST", collection(obj), obj)

@@ -23,31 +23,29 @@ def _at(services: dict[str, Any], plane: str, scale: int, *keys: str) -> Any:
     return found
 
 
+def _name(shape: str) -> str:
+    return SHAPES[shape].split(",")[0].removesuffix(" p50")
+
+
 def goals(services: dict[str, Any]) -> Iterator[Goal]:
     """Every figure that has a goal and was measured."""
     scales = services["scales"]
     for scale in scales:
         ratios = _at(services, "anetd", scale, "pod", "clusterip_to_direct") or {}
         for shape, ratio in ratios.items():
-            name = SHAPES[shape].split(",")[0].removesuffix(" p50")
             share = round(_SHARES[shape], 1)
-            yield Goal(f"ClusterIP, {scale} Services: {name}, of the direct address", round(ratio * 100, 1), share, "%", at_most=False)
+            yield Goal(
+                f"ClusterIP, {scale} Services: {_name(shape)}, of the direct address", round(ratio * 100, 1), share, "%", at_most=False
+            )
     least, most = (_at(services, "anetd", scale, "pod", "clusterip_to_direct", "crr") for scale in (scales[0], scales[-1]))
     if least and most and scales[0] != scales[-1]:
         what = f"ClusterIP, connect-request-close against the direct address: {scales[-1]} Services to {scales[0]}"
         yield Goal(what, round(least / most, 3), 1.05, "times")
     for where in ("local", "remote"):
-        ours, theirs = (_at(services, plane, scales[0], "nodeport", "medians", where) for plane in ("anetd", "nftables"))
-        if ours and theirs:
-            yield Goal(
-                f"NodePort, {where} backend: stream (kube-proxy, nftables: the goal)",
-                ours["stream"],
-                theirs["stream"],
-                "Gb/s",
-                at_most=False,
-            )
-            yield Goal(f"NodePort, {where} backend: request/response", ours["rr"], theirs["rr"], "µs")
-            yield Goal(f"NodePort, {where} backend: connect-request-close", ours["crr"], theirs["crr"], "µs")
+        ours, theirs = (_at(services, plane, scales[0], "nodeport", "to_node", where) for plane in ("anetd", "nftables"))
+        for shape in SHAPES if ours and theirs else ():
+            what = f"NodePort, {where} backend: {_name(shape)}, of the node's own port (goal: kube-proxy, nftables)"
+            yield Goal(what, round(ours[shape] * 100, 1), round(theirs[shape] * 100, 1), "%", at_most=False)
     for scale in scales:
         program = _at(services, "anetd", scale, "program")
         if program and program["count"] and not program["unanswered"]:
@@ -84,7 +82,8 @@ def section(services: dict[str, Any]) -> Iterator[str]:
         f"static routes. {services['nft']}, {services['iptables']}. Every Service but the measured ones has four endpoints. "
         "`direct` and `ClusterIP`: medians of alternating rounds from a pod to a server on the other node. `ratio`: ClusterIP to direct, "
         "1.00 for the same, less for worse. The slice columns: from the request that creates an EndpointSlice to the first answer through "
-        "its Service, ten such requests a second; the API server's own share is `created`."
+        "its Service, ten such requests a second; the API server's own share is `created`. NodePorts are asked from a namespace on the nodes' "
+        "bridge, in turn with a process of the node itself (`none`)."
     )
     yield ""
     yield from _pod_table(services)
@@ -129,6 +128,8 @@ def _node_port_table(services: dict[str, Any]) -> Iterator[str]:
     yield "| NodePort from outside of the nodes | backend | " + " | ".join(SHAPES.values()) + " |"
     yield "|---|---|---|---|---|"
     for plane, name in _NAMES.items():
-        medians = _at(services, plane, services["scales"][0], "nodeport", "medians") or {}
-        for where, shapes in medians.items():
-            yield f"| {name} | {where} | " + " | ".join(f"{shapes[shape]:.1f}" for shape in SHAPES) + " |"
+        found = _at(services, plane, services["scales"][0], "nodeport") or {"medians": {}}
+        for where, shapes in found["medians"].items():
+            ratios = found["to_node"].get(where, {})
+            cells = (f"{shapes[shape]:.1f}" + (f" (ratio {ratios[shape]:.2f})" if ratios else "") for shape in SHAPES)
+            yield f"| {name} | {'none' if where == 'node' else where} | " + " | ".join(cells) + " |"

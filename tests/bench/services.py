@@ -5,7 +5,8 @@
 At each number of Services, for each dataplane:
 
     pod        from a pod to a server on the other node, by the pod's address and by a ClusterIP, in turn, round after round
-    nodeport   from a namespace on the nodes' bridge to a NodePort of the first node, backend there and on the other (least Services only)
+    nodeport   from a namespace on the nodes' bridge to a NodePort of the first node, backend there and on the other, and to a process of
+               the node itself, in turn (least Services only)
     program    from the request that creates an EndpointSlice to the first connection that is answered, ten such requests a second
     memory     resident, of the agent or kube-proxy
 
@@ -146,14 +147,28 @@ def summarised(figures: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
 def pod_paths(lab: Lab) -> dict[str, Any]:
     """Medians, and the ClusterIP against the direct address: the median of each round's own ratio, 1.0 for the same, less for worse."""
     figures = alternate(lab, {"direct": (lab.addresses["server-remote"], SERVER_PORT), "clusterip": (lab.addresses["web"], SERVER_PORT)})
-    ratios = {s: statistics.median(map(advantage(s), figures["clusterip"][s], figures["direct"][s])) for s in SHAPES}
-    return {"medians": summarised(figures), "clusterip_to_direct": {s: round(r, 3) for s, r in ratios.items()}, "all": figures}
+    return {"medians": summarised(figures), "clusterip_to_direct": against(figures["clusterip"], figures["direct"]), "all": figures}
+
+
+def against(ours: dict[str, list[float]], base: dict[str, list[float]]) -> dict[str, float]:
+    """Shape -> the median of each round's own ratio, since the figures of one round were taken next to each other."""
+    return {shape: round(statistics.median(map(advantage(shape), ours[shape], base[shape])), 3) for shape in SHAPES}
 
 
 def node_ports(lab: Lab) -> dict[str, Any]:
+    """Medians, and each NodePort against a process of the node: the planes take their turns minutes apart, and this tells the minutes apart."""
     address = lab.cluster.node_address(lab.first)
-    figures = alternate(lab, {where: (address, port) for where, port in NODE_PORTS.items()}, outside=True)
-    return {"medians": summarised(figures), "all": figures}
+    inside = ["nsenter", "-t", str(lab.cluster.member_pid(lab.first)), "-n", "--"]
+    server = subprocess.Popen([*inside, str(lab.tool), "-c", SERVER_CPU, "serve", address], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline().strip() == "ready"
+        paths = {"node": SERVER_PORT, **NODE_PORTS}
+        figures = alternate(lab, {name: (address, port) for name, port in paths.items()}, outside=True)
+    finally:
+        server.kill()
+        server.wait()
+    return {"medians": summarised(figures), "to_node": {w: against(figures[w], figures["node"]) for w in NODE_PORTS}, "all": figures}
 
 
 def programming(lab: Lab) -> dict[str, Any]:
