@@ -229,6 +229,7 @@ def forgotten(lab: Lab) -> bool:
 def measure(lab: Lab, plane: str, scale: int) -> dict[str, Any]:
     """Everything of one plane that is on. What cannot be measured is missing, and why is among `missing`."""
     found: dict[str, Any] = {"missing": {}}
+    lab.found["planes"][plane][str(scale)] = found
     parts = {"pod": pod_paths, "nodeport": node_ports, "program": programming}
     if scale != lab.options.scales[0]:
         del parts["nodeport"]
@@ -240,10 +241,9 @@ def measure(lab: Lab, plane: str, scale: int) -> dict[str, Any]:
             elif part == "pod":
                 eventually(lambda: lab.ask("crr", lab.addresses["web"], seconds=0.01), within=60, what="the ClusterIP")
             found[part] = work(lab)
-        except (AssertionError, subprocess.TimeoutExpired) as error:
+        except (AssertionError, OSError, subprocess.TimeoutExpired) as error:
             found["missing"][part] = " ".join(str(error).split())[-300:]
             say(f"{plane}: {part} could not be measured: {found['missing'][part]}")
-    lab.found["planes"][plane][str(scale)] = found
     return found
 
 
@@ -273,8 +273,11 @@ def measure_kube_proxy(lab: Lab, mode: str, scale: int) -> None:
     with planes.kube_proxy(lab.kube_proxy, mode, lab.cluster, lab.first, str(lab.pods), lab.scratch) as proxy:
         say(f"kube-proxy {mode}, {scale} Services: first synchronisation")
         synced = proxy.synced_seconds()
-        found = measure(lab, mode, scale) if synced is not None else {"missing": {"all": f"not in step after {planes.SYNC_SECONDS} s"}}
-        lab.found["planes"][mode][str(scale)] = {**found, "synced_s": synced, "resident_mib": proxy.resident_mib()}
+        if synced is None:
+            found = lab.found["planes"][mode][str(scale)] = {"missing": {"all": f"not in step after {planes.SYNC_SECONDS} s"}}
+        else:
+            found = measure(lab, mode, scale)
+        found |= {"synced_s": synced, "resident_mib": proxy.resident_mib()}
 
 
 def cold_start(lab: Lab) -> dict[str, float]:
