@@ -10,8 +10,8 @@
  * PORT is the first of three, for stream, rr and crr. The server closes first in crr, so that TIME_WAIT collects there and the
  * client's ports stay free.
  *
- * A probe reads "NUMBER ADDRESS PORT" lines, tries each address by connect-request-close until it is answered for the first time,
- * and prints "NUMBER SECONDS" of the monotonic clock, which all processes of a machine share.
+ * A probe says that it is ready, reads "NUMBER ADDRESS PORT" lines, tries each address by connect-request-close until it is answered
+ * for the first time, and prints "NUMBER SECONDS" of the monotonic clock, which all processes of a machine share.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -267,6 +267,8 @@ static void probe(void)
 	size_t filled = 0;
 	int count = 0, more = 1;
 
+	puts("ready");
+	fflush(stdout);
 	while (more || count) {
 		polled[0] = (struct pollfd){ .fd = more ? 0 : -1, .events = POLLIN };
 		for (int i = 0; i < count; i++) {

@@ -176,9 +176,11 @@ def programming(lab: Lab) -> dict[str, Any]:
     argv = [lab.cluster.kubectl_path, "--kubeconfig", str(lab.cluster.kubeconfig), "exec", "-i", "-n", objects.NAMESPACE, "client"]
     process = subprocess.Popen([*argv, "--", "/tmp/netbench", "probe"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
+    assert process.stdout is not None
     asked: dict[int, float] = {}
     created: list[float] = []
     try:
+        assert process.stdout.readline().strip() == "ready"
         began = time.monotonic()
         for number in range(lab.options.probes):
             name = f"probe-{number}"
