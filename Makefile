@@ -10,7 +10,7 @@ FAST := tests/unit tests/cli tests/gke tests/local tests/datapath tests/terrafor
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HOME,XDG_CACHE_HOME,PATH)
 PYTEST := $(PYTHON) -m pytest
 
-.PHONY: help setup tools demo test test-fast test-cluster lint format bench docs images lock clean distclean
+.PHONY: help setup tools demo test test-fast test-cluster conformance lint format bench docs images lock clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -35,6 +35,11 @@ test-fast: tools ## all but the cluster suite
 test-cluster: setup ## the suite on real clusters
 	$(ROOT) $(PYTEST) tests/cluster
 
+# FOCUS, SKIP: regular expressions of specs' texts; NODES, PROCS: how many. Only the whole run writes the page.
+conformance: setup ## Kubernetes' own sig-network conformance specs on a local cluster; FOCUS=services or FOCUS=REGEX selects others
+	$(ROOT) $(PYTHON) -m tests.conformance $(if $(FOCUS),--focus '$(FOCUS)',--page docs/conformance.md) \
+	  $(if $(SKIP),--skip '$(SKIP)') $(if $(NODES),--nodes $(NODES)) $(if $(PROCS),--procs $(PROCS))
+
 lint: tools ## ruff, mypy --strict, import contracts
 	@$(MAKE) --no-print-directory lint-only
 
@@ -55,10 +60,11 @@ bench: setup ## measure what docs/benchmarks.md reports
 	@mkdir -p build
 	$(ROOT) $(PYTHON) -m tests.bench.datapath_limit --json build/bench-datapath.json
 	$(ROOT) $(PYTHON) -m tests.bench.cluster --json build/bench-cluster.json
+	$(ROOT) $(PYTHON) -m tests.bench.services --json build/bench-services.json
 	$(PYTHON) -m tests.bench.check --json build/bench-check.json
 	$(PYTHON) -m tests.bench.gke --json build/bench-gke.json
 	$(PYTHON) -m tests.bench.terraform --json build/bench-terraform.json
-	$(PYTHON) -m tests.bench.report build/bench-{datapath,cluster,check,gke,terraform}.json > build/benchmarks.md
+	$(PYTHON) -m tests.bench.report build/bench-{datapath,cluster,services,check,gke,terraform}.json > build/benchmarks.md
 	mv build/benchmarks.md docs/benchmarks.md
 
 docs: tools ## make docs/compatibility.md and terraform/'s generated parts from the feature matrix

@@ -107,6 +107,9 @@ inline_always enum answer resolve(struct bpf_sock_addr *ctx, const struct fronte
 		*found = frontend_of_scope(asked, FRONTEND_NODE_PORT);
 		if (!*found && kind == ROUTE_THIS_NODE)
 			*found = frontend_of_scope(asked, FRONTEND_HOST_PORT);
+		/* Under externalTrafficPolicy Local each node answers for itself. */
+		if (*found && kind == ROUTE_NODE && (*found)->outside_id)
+			*found = 0;
 		return PROCEED;
 	default:
 		return address_of_service(&asked->address) ? REFUSE : PROCEED;

@@ -3,6 +3,8 @@
  * Which frontend a packet was sent to, if any.
  *
  * Precedence: a frontend of the very address; a node port, at an address of any node; a host port, at an address of this node.
+ * A node port with a group of its own for clients outside (externalTrafficPolicy Local) is each node's own affair: at another node's
+ * address it is left to that node, which has other backends or none.
  */
 #ifndef ANETD_FRONTEND_H
 #define ANETD_FRONTEND_H
@@ -31,7 +33,9 @@ call_apart struct frontend *frontend_of_node(const struct packet *p, __u32 kind)
 	if (p->ipv4)
 		address_from_ipv4(&key.address, 0);
 	found = bpf_map_lookup_elem(&frontends, &key);
-	if (found || kind != ROUTE_THIS_NODE)
+	if (kind != ROUTE_THIS_NODE)
+		return found && !found->outside_id ? found : 0;
+	if (found)
 		return found;
 	key.scope = FRONTEND_HOST_PORT;
 	return bpf_map_lookup_elem(&frontends, &key);

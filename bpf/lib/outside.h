@@ -17,12 +17,15 @@
 
 #define NOT_FOR_SERVICE 1
 
-/* Whether the client counts as one of the cluster: another node's pod, whose own node did not translate. */
+/*
+ * Whether the client counts as one of the cluster: another node's pod, whose own node did not translate. Not so at an address of this
+ * node: if its own node left that alone, it is because this one is to answer as it answers everybody.
+ */
 call_apart int is_inside(const struct packet *p)
 {
 	__u32 kind = route_kind(route_to(&p->source));
 
-	return kind == ROUTE_REMOTE_PODS || kind == ROUTE_LOCAL_PODS;
+	return (kind == ROUTE_REMOTE_PODS || kind == ROUTE_LOCAL_PODS) && route_kind(route_to(&p->destination)) != ROUTE_THIS_NODE;
 }
 
 /*

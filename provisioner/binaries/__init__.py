@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provisioner import cache, errors
-from provisioner.binaries.pins import DEFAULT_VERSION, OPTIONAL, REQUIRED, Part, Pins, load, normalise
+from provisioner.binaries.pins import DEFAULT_VERSION, OPTIONAL, REQUIRED, UNRELEASED, Part, Pins, load, normalise
 from provisioner.plan.steps import Deadline, Progress
 
-__all__ = ["DEFAULT_VERSION", "Binaries", "ensure"]
+__all__ = ["DEFAULT_VERSION", "Binaries", "ensure", "ensure_part"]
 
 _LOCK = "binaries"
 _RELEASE_SPACE = 2 << 30
@@ -61,6 +61,17 @@ def ensure(version: str, bin_dir: Path | None, deadline: Deadline, progress: Pro
     return Binaries(entry, chosen, pins.version)
 
 
+def ensure_part(name: str, version: str, deadline: Deadline, progress: Progress) -> Binaries:
+    """A directory with the programs of one part alone, for those that no set has: `pins.ON_DEMAND`. Raises what `ensure` raises."""
+    pins = load(version, (name,))
+    (part,) = pins.parts
+    entry = _part_directory(part, pins)
+    if cache.is_intact(entry):
+        return Binaries(entry, "cache", pins.version)
+    with cache.lock(_LOCK, deadline, progress):
+        return Binaries(entry, _ensure_part(part, pins, deadline, progress), pins.version)
+
+
 def cached_directory(pins: Pins) -> Path:
     return cache.root() / "binaries" / pins.key
 
@@ -92,7 +103,7 @@ def _ensure_part(part: Part, pins: Pins, deadline: Deadline, progress: Progress)
         with cache.filling(entry) as partial:
             cache.require_space(cache.root(), _RELEASE_SPACE, f"downloading {part.name} {part.version}")
             fetch_part(part, pins.architecture, partial, deadline, progress)
-            extras = tuple(program for program in part.packages if program in OPTIONAL)
+            extras = tuple(program for program in part.packages if program in UNRELEASED)
             if extras:
                 _try_extras(part, extras, partial, deadline, progress)
         return "official release"

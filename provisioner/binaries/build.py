@@ -13,8 +13,9 @@ from provisioner.binaries.pins import Part
 from provisioner.binaries.toolchain import Go
 from provisioner.plan.steps import Deadline, Progress
 
-SPACE = {"kubernetes": 6 << 30, "etcd": 2 << 30, "coredns": 3 << 30}  # module and build cache, measured and rounded up
-_CPU_MINUTES = {"kubernetes": 18, "etcd": 2, "coredns": 4}
+# Module and build cache, measured and rounded up.
+SPACE = {"kubernetes": 6 << 30, "etcd": 2 << 30, "coredns": 3 << 30, "e2e": 6 << 30, "kube-proxy": 3 << 30}
+_CPU_MINUTES = {"kubernetes": 18, "etcd": 2, "coredns": 4, "e2e": 12, "kube-proxy": 6}
 
 
 def expected_minutes(part: Part) -> int:
@@ -35,7 +36,8 @@ def build_part(part: Part, go: Go, target: Path, log: Path, deadline: Deadline, 
         doing = f"building {program} {part.version} with {go.version}"
         progress(f"{doing} ({number} of {len(programs)})" if len(programs) > 1 else doing)
         package = part.packages[program]
-        argv = [str(go.program), "build", "-v", "-trimpath", "-ldflags", _link_flags(part), "-o", str(target / program), package]
+        verb = ["test", "-c"] if program.endswith(".test") else ["build", "-v"]
+        argv = [str(go.program), *verb, "-trimpath", "-ldflags", _link_flags(part), "-o", str(target / program), package]
         before = log.stat().st_size if log.exists() else 0
 
         def beat(seconds: float, doing: str = doing, before: int = before) -> None:
@@ -58,7 +60,7 @@ def _done_so_far(log: Path, before: int) -> str:
 
 
 def _link_flags(part: Part) -> str:
-    if part.name != "kubernetes":
+    if not part.of_kubernetes:
         return "-s -w"
     major, minor, _ = part.version.removeprefix("v").split(".", 2)
     values = {"gitVersion": part.version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}

@@ -1,7 +1,8 @@
 """The pins: for each Kubernetes version the Go modules that its programs are built from, as package data.
 
-`pins/VERSION/{kubernetes,etcd,coredns}/go.{mod,sum}`; the programs are the `tool` directives of go.mod. The same pins say which
-releases of etcd and CoreDNS go with a Kubernetes version, so a download and a build give the same versions.
+`pins/VERSION/PART/go.{mod,sum}`; the programs are the `tool` directives of go.mod. The same pins say which releases of etcd and
+CoreDNS go with a Kubernetes version, so a download and a build give the same versions. A set is made of `PARTS`; `ON_DEMAND` names
+parts that no cluster needs: what judges one, and what one is compared with.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +18,17 @@ from provisioner import errors
 
 DEFAULT_VERSION = "v1.34.4"
 PARTS = ("kubernetes", "etcd", "coredns")
+ON_DEMAND = ("e2e", "kube-proxy")
 REQUIRED = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl", "etcd", "coredns")
 OPTIONAL = ("agnhost",)  # not part of any release: the toolbox image has it only where it could be built
+UNRELEASED = (*OPTIONAL, "regression-issue-74839")  # the server of one of upstream's specs
 
 _PINS = Path(__file__).parent / "pins"
-_MAIN_MODULES = {"kubernetes": "k8s.io/kubernetes", "etcd": "go.etcd.io/etcd/server/v3", "coredns": "github.com/coredns/coredns"}
+_MAIN_MODULES = {
+    **dict.fromkeys(("kubernetes", *ON_DEMAND), "k8s.io/kubernetes"),
+    "etcd": "go.etcd.io/etcd/server/v3",
+    "coredns": "github.com/coredns/coredns",
+}
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -36,7 +44,12 @@ class Part:
 
     @property
     def required(self) -> tuple[str, ...]:
-        return tuple(program for program in self.packages if program in REQUIRED)
+        return tuple(program for program in self.packages if program not in UNRELEASED)
+
+    @property
+    def of_kubernetes(self) -> bool:
+        """Whether the programs are Kubernetes' own, which carry its version."""
+        return _MAIN_MODULES[self.name] == "k8s.io/kubernetes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +91,7 @@ def architecture() -> str:
     return _ARCHITECTURES[machine]
 
 
-def load(version: str) -> Pins:
+def load(version: str, parts: Sequence[str] = PARTS) -> Pins:
     """The pins of a Kubernetes version; `errors.SpecInvalid` when there are none."""
     wanted = normalise(version)
     if wanted not in known_versions():
@@ -87,7 +100,7 @@ def load(version: str) -> Pins:
             remedy=f"Use one of: {', '.join(known_versions())}; or give the programs with --kubernetes-bin-dir.",
             field="kubernetesVersion",
         )
-    return Pins(wanted, architecture(), tuple(_load_part(name, _PINS / wanted / name) for name in PARTS))
+    return Pins(wanted, architecture(), tuple(_load_part(name, _PINS / wanted / name) for name in parts))
 
 
 def _load_part(name: str, directory: Path) -> Part:
@@ -98,13 +111,14 @@ def _load_part(name: str, directory: Path) -> Part:
     go = re.search(r"^go (\S+)$", text, re.MULTILINE)
     if version is None or go is None or not tools:
         raise errors.ProvisionerError(f"{directory / 'go.mod'} lacks a version, a go directive or a tool")
-    packages = {_program(name, package): package for package in tools if package != "("}
+    packages = {_program(package): package for package in tools if package != "("}
     return Part(name, version[1], directory, packages, parse_go_version(go[1]))
 
 
-def _program(part: str, package: str) -> str:
-    """A program is called like the last element of its package, but etcd's is a module's major version."""
-    return "etcd" if part == "etcd" else package.rsplit("/", 1)[-1]
+def _program(package: str) -> str:
+    """A program is called like the last element of its package, but etcd's is a module's major version, and e2e is a package's test."""
+    names = {"go.etcd.io/etcd/server/v3": "etcd", "k8s.io/kubernetes/test/e2e": "e2e.test"}
+    return names.get(package, package.rsplit("/", 1)[-1])
 
 
 def parse_go_version(text: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The official releases: single programs of Kubernetes, an archive each of etcd and CoreDNS, all with published SHA-256 sums."""
+"""The official releases: single programs of Kubernetes, archives of its tests, etcd and CoreDNS, all with published SHA-256 sums."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from provisioner.plan.steps import Deadline, Progress
 
 def fetch_part(part: Part, architecture: str, target: Path, deadline: Deadline, progress: Progress) -> None:
     """Put the required programs of `part` into `target`. Raises `UnreachableError` when the network does not have them."""
-    if part.name == "kubernetes":
+    if part.name == "e2e":
+        url = f"https://dl.k8s.io/release/{part.version}/kubernetes-test-linux-{architecture}.tar.gz"
+        _fetch_archive(url, f"{url}.sha256", part, target, deadline, progress)
+    elif part.of_kubernetes:
         _fetch_programs(part, f"https://dl.k8s.io/release/{part.version}/bin/linux/{architecture}", target, deadline, progress)
     elif part.name == "etcd":
         base = f"https://github.com/etcd-io/etcd/releases/download/{part.version}"
         archive = f"etcd-{part.version}-linux-{architecture}.tar.gz"
-        _fetch_archive(f"{base}/{archive}", f"{base}/SHA256SUMS", "etcd", target, deadline, progress)
+        _fetch_archive(f"{base}/{archive}", f"{base}/SHA256SUMS", part, target, deadline, progress)
     else:
         version = part.version.removeprefix("v")
         url = f"https://github.com/coredns/coredns/releases/download/{part.version}/coredns_{version}_linux_{architecture}.tgz"
-        _fetch_archive(url, f"{url}.sha256", "coredns", target, deadline, progress)
+        _fetch_archive(url, f"{url}.sha256", part, target, deadline, progress)
 
 
 def _published(url: str, file_name: str) -> str:
@@ -39,11 +42,12 @@ def _fetch_programs(part: Part, base: str, target: Path, deadline: Deadline, pro
         (target / program).chmod(0o755)
 
 
-def _fetch_archive(url: str, checksums: str, program: str, target: Path, deadline: Deadline, progress: Progress) -> None:
+def _fetch_archive(url: str, checksums: str, part: Part, target: Path, deadline: Deadline, progress: Progress) -> None:
     file_name = url.rsplit("/", 1)[-1]
     archive = target / ".archive"
     fetch_file(url, archive, file_name, deadline, progress, sha256=_published(checksums, file_name))
-    extract_program(archive, program, target / program)
+    for program in part.required:
+        extract_program(archive, program, target / program)
     archive.unlink()
 
 

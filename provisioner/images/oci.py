@@ -129,8 +129,10 @@ def image_digest(layers: Sequence[Layer], config: Config, architecture: str) -> 
     return hashlib.sha256(_config_json(layers, config, architecture)).hexdigest()
 
 
-def write_archive(target: Path, name: str, layers: Sequence[Layer], config: Config, architecture: str) -> None:
-    """Write the OCI layout of one image called `name` as a tar file."""
+def write_archive(
+    target: Path, name: str, layers: Sequence[Layer], config: Config, architecture: str, also_called: Sequence[str] = ()
+) -> None:
+    """Write the OCI layout of one image as a tar file; whoever imports it gets it as `name`, and under its other names."""
     configuration = _config_json(layers, config, architecture)
     manifest = _json(
         {
@@ -147,8 +149,9 @@ def write_archive(target: Path, name: str, layers: Sequence[Layer], config: Conf
             {
                 **_descriptor(_MANIFEST, manifest),
                 "platform": {"architecture": architecture, "os": "linux"},
-                "annotations": dict.fromkeys(_NAME_ANNOTATIONS, name),
+                "annotations": dict.fromkeys(_NAME_ANNOTATIONS, called),
             }
+            for called in (name, *also_called)
         ],
     }
     blobs: dict[str, bytes | Layer] = {layer.digest: layer for layer in layers}

@@ -1,6 +1,6 @@
 """docs/benchmarks.md out of what the benchmarks measured.
 
-    python -m tests.bench.report build/bench-{datapath,cluster,check,gke,terraform}.json > docs/benchmarks.md
+    python -m tests.bench.report build/bench-{datapath,cluster,services,check,gke,terraform}.json > docs/benchmarks.md
 
 Pure but for reading the files and naming the machine: each figure stands beside its goal, and what fell short is said first.
 """
@@ -12,31 +12,11 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Goal:
-    """A figure with what was wanted of it. `at_most` tells which side of the goal is good."""
-
-    what: str
-    measured: float
-    goal: float
-    unit: str
-    at_most: bool = True
-
-    @property
-    def met(self) -> bool:
-        return self.measured <= self.goal if self.at_most else self.measured >= self.goal
-
-    def row(self) -> str:
-        sign = "≤" if self.at_most else "≥"
-        return f"| {self.what} | {self.measured:g} {self.unit} | {sign} {self.goal:g} {self.unit} | {'yes' if self.met else '**no**'} |"
-
-
-SHAPES = {"stream": "stream, Gb/s", "rr": "request/response p50, µs", "crr": "connect-request-close p50, µs"}
+from tests.bench import report_services
+from tests.bench.goal import SHAPES, Goal
 
 
 def goals(datapath: dict[str, Any], cluster: dict[str, Any], check: dict[str, Any], gke: dict[str, Any]) -> Iterator[Goal]:
@@ -87,9 +67,11 @@ def processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def render(datapath: dict[str, Any], cluster: dict[str, Any], check: dict[str, Any], gke: dict[str, Any]) -> Iterator[str]:
+def render(
+    datapath: dict[str, Any], cluster: dict[str, Any], services: dict[str, Any], check: dict[str, Any], gke: dict[str, Any]
+) -> Iterator[str]:
     """The page, line by line."""
-    found = list(goals(datapath, cluster, check, gke))
+    found = [*goals(datapath, cluster, check, gke), *report_services.goals(services)]
     short = [goal for goal in found if not goal.met]
     rounds = len(next(iter(datapath["all"].values()))["stream"])
     agent = cluster["agent"]
@@ -101,7 +83,8 @@ def render(datapath: dict[str, Any], cluster: dict[str, Any], check: dict[str, A
     yield ""
     yield "## What fell short"
     yield ""
-    yield from ([f"- {goal.what}: {goal.measured:g} {goal.unit}, wanted {goal.goal:g}." for goal in short] or ["Nothing in this run."])
+    fell_short = [f"- {goal.what}: {goal.measured:g} {goal.unit}, wanted {goal.goal:g}." for goal in short]
+    yield from ([*fell_short, *report_services.missing(services)] or ["Nothing in this run."])
     yield ""
     yield "## Goals"
     yield ""
@@ -119,6 +102,8 @@ def render(datapath: dict[str, Any], cluster: dict[str, Any], check: dict[str, A
     )
     yield ""
     yield from path_table(datapath)
+    yield ""
+    yield from report_services.section(services)
     yield ""
     yield "## A cluster's life"
     yield ""
@@ -176,8 +161,8 @@ def provider_section(provider: dict[str, Any]) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    datapath, cluster, check, gke, provider = (json.loads(Path(path).read_text(encoding="utf-8")) for path in arguments)
-    print("\n".join([*render(datapath, cluster, check, gke), *gate_section(check), *provider_section(provider)]))
+    datapath, cluster, services, check, gke, provider = (json.loads(Path(path).read_text(encoding="utf-8")) for path in arguments)
+    print("\n".join([*render(datapath, cluster, services, check, gke), *gate_section(check), *provider_section(provider)]))
 
 
 if __name__ == "__main__":

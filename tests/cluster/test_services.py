@@ -199,9 +199,12 @@ def test_external_policy_local_keeps_the_client_and_drops_where_there_is_no_endp
             near, far = cluster.node_address(first, family), cluster.node_address(second, family)
             assert host_of(outside(near, port, "/clientip")) not in {near, far}
             assert outside(far, port) == str(TIMED_OUT)
-            # Clients in the cluster are not subject to it.
+            # Clients in the cluster are not subject to it at their own node; another node's port is that node's affair.
             assert inside(cluster, playground, "b2", far, port) == "a1"
             assert inside(cluster, playground, "host-b", far, port) == "a1"
+            for client in ("a2", "host-a"):
+                assert inside(cluster, playground, client, far, port) == str(TIMED_OUT)
+            assert host_of(inside(cluster, playground, "host-b", near, port, "/clientip")) == far
 
 
 @on(["native-ipv4", "vxlan-ipv4"])

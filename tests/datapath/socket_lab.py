@@ -158,9 +158,10 @@ class SocketLab:
         scope: FrontendScope = FrontendScope.ADDRESS,
         flags: FrontendFlag = FrontendFlag.SOCKET,
         id_: int = 1,
+        outside_id: int = 0,
     ) -> None:
         self.group(id_, protocol, ends)
-        self.datapath.frontends.put(FrontendKey(address, port, protocol, scope), Frontend(id_, len(ends), flags))
+        self.datapath.frontends.put(FrontendKey(address, port, protocol, scope), Frontend(id_, len(ends), flags, outside_id=outside_id))
 
     def service(self, address: str, port: int, protocol: int, ends: Sequence[tuple[str, int]], **options: Any) -> None:
         """A frontend with its address's marker."""

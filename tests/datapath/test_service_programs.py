@@ -199,8 +199,29 @@ def test_outside_and_inside_have_groups_of_their_own(net: Lab, family: int) -> N
     net.group(2, 6, (A[family], 8080))
     node_port(net, family, 6, (REMOTE[family], 8080), id_=1, outside_id=2, outside_count=1)
     assert net.from_netdev(ip(family, OUTSIDE[family], NODE[family]) / SYN).ip.dst == A[family]
-    assert net.from_netdev(ip(family, REMOTE[family], NODE[family]) / SYN).ip.dst == REMOTE[family]
     assert net.from_pod(ip(family, B[family], NODE[family]) / SYN, "b").ip.dst == REMOTE[family]
+    net.service(BALANCER[family], NODE_PORT, 6, (REMOTE[family], 8080), id_=1, outside_id=2, outside_count=1)
+    assert net.from_netdev(ip(family, REMOTE[family], BALANCER[family]) / SYN).ip.dst == REMOTE[family]
+
+
+@BY_FAMILY
+@KINDS
+def test_under_policy_local_another_nodes_port_is_left_to_that_node(net: Lab, family: int, protocol: int, kind: type[Packet]) -> None:
+    net.group(2, protocol, (A[family], 8080))
+    node_port(net, family, protocol, (A[family], 8080), id_=1, outside_id=2, outside_count=1)
+    for run, client in (("from_pod", A), ("to_netdev", NODE)):
+        sent = ip(family, client[family], OTHER_NODE[family]) / begin(kind)
+        got = net.from_pod(sent) if run == "from_pod" else net.run(run, sent)
+        assert ends(got, kind) == (client[family], 4000, OTHER_NODE[family], NODE_PORT), "as it was sent"
+    into = net.from_netdev(ip(family, REMOTE[family], NODE[family]) / begin(kind))
+    assert (into.verdict, *ends(into, kind)) == (REDIRECT, REMOTE[family], 4000, A[family], 8080), "with its own address"
+
+
+@BY_FAMILY
+def test_another_nodes_pod_finds_no_backend_elsewhere_at_a_node_port_under_policy_local(net: Lab, family: int) -> None:
+    node_port(net, family, 6, (REMOTE[family], 8080), outside_id=2, flags=FrontendFlag.DROP_OUTSIDE)
+    got = net.from_netdev(ip(family, REMOTE[family], NODE[family]) / SYN)
+    assert dropped(net, DropReason.NO_LOCAL_BACKEND, DropDirection.FROM_NETDEV, got)
 
 
 @BY_FAMILY

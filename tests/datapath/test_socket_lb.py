@@ -309,6 +309,20 @@ def test_a_node_port_without_backends_refuses(net: SocketLab, way: Way, protocol
 
 @BY_WAY
 @pytest.mark.parametrize("case", FROM)
+def test_under_policy_local_another_nodes_port_is_left_to_that_node(net: SocketLab, way: Way, case: str) -> None:
+    client, address = FROM[case]
+    net.frontend(ANY[way.family], NODE_PORT, TCP, net.both(way.family), scope=FrontendScope.NODE_PORT, outside_id=2)
+    if address is OTHER_NODE:
+        with pytest.raises(OSError, match="route to host"):
+            net.workers[client].connect(way, TCP, address[way.family], NODE_PORT)
+        return
+    connected = net.workers[client].connect(way, TCP, address[way.family], NODE_PORT)
+    assert connected.ask()[0] in BACKENDS[way.family]
+    connected.close()
+
+
+@BY_WAY
+@pytest.mark.parametrize("case", FROM)
 def test_a_host_port_is_reached_at_every_address_of_this_node_alone(net: SocketLab, way: Way, case: str) -> None:
     client, address = FROM[case]
     net.frontend(ANY[way.family], NODE_PORT, TCP, net.both(way.family), scope=FrontendScope.HOST_PORT)

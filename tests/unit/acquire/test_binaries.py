@@ -145,6 +145,33 @@ def test_a_failed_build_of_what_no_release_has_is_said_and_not_fatal(monkeypatch
     assert any("without agnhost" in line for line in lines)
 
 
+@pytest.mark.parametrize(("name", "programs"), [("e2e", {"ginkgo", "e2e.test", "regression-issue-74839"}), ("kube-proxy", {"kube-proxy"})])
+def test_a_part_on_demand_is_pinned_to_the_same_version_and_is_of_no_set(name, programs):
+    (part,) = pins.load("1.34.4", (name,)).parts
+    assert (set(part.packages), part.version) == (programs, "v1.34.4")
+    assert not programs & {*pins.REQUIRED, *pins.OPTIONAL}
+
+
+def test_a_part_on_demand_is_fetched_alone_once(monkeypatch, deadline, lines, never_built):
+    monkeypatch.setattr(release, "fetch_part", fill_release)
+    found = binaries.ensure_part("kube-proxy", "1.34.4", deadline, lines.append)
+    assert (found.source, found.path("kube-proxy").read_bytes()) == ("official release", b"kube-proxy")
+    monkeypatch.setattr(release, "fetch_part", lambda *args: pytest.fail("fetched again"))
+    assert binaries.ensure_part("kube-proxy", "1.34.4", deadline, lines.append).source == "cache"
+    assert not binaries.cached_directory(pins.load("1.34.4")).exists()
+
+
+def test_a_package_of_specs_is_compiled_as_a_test_and_a_program_is_built(tmp_path, monkeypatch, deadline, lines):
+    commands = {}
+    monkeypatch.setattr(build.process, "run_logged", lambda argv, **_: commands.update({argv[-1]: argv[1:3]}))
+    monkeypatch.setattr(build, "_environment", lambda go: {})
+    monkeypatch.setattr(cache, "require_space", lambda *args: None)
+    (part,) = pins.load("1.34.4", ("e2e",)).parts
+    build.build_part(part, toolchain.Go(tmp_path / "go", "go1.99"), tmp_path, tmp_path / "log", deadline, lines.append)
+    assert commands["github.com/onsi/ginkgo/v2/ginkgo"] == ["build", "-v"]
+    assert commands["k8s.io/kubernetes/test/e2e"] == ["test", "-c"]
+
+
 @pytest.fixture
 def network(monkeypatch):
     """URL -> content, in place of the network."""
@@ -199,6 +226,15 @@ def test_an_archive_of_a_release_is_checked_and_only_its_program_taken(network, 
     assert (tmp_path / "etcd").read_bytes() == b"program"
     assert (tmp_path / "etcd").stat().st_mode & 0o111
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["etcd"]
+
+
+def test_the_archive_of_tests_gives_every_program_of_its_part(network, tmp_path, deadline, lines):
+    (part,) = pins.load("1.34.4", ("e2e",)).parts
+    url = "https://dl.k8s.io/release/v1.34.4/kubernetes-test-linux-amd64.tar.gz"
+    network[url] = archive_of(**{"test/bin/ginkgo": b"runner", "test/bin/e2e.test": b"specs", "test/bin/e2e_node.test": b"other"})
+    network[f"{url}.sha256"] = hashlib.sha256(network[url]).hexdigest().encode()
+    release.fetch_part(part, "amd64", tmp_path, deadline, lines.append)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"ginkgo": b"runner", "e2e.test": b"specs"}
 
 
 @pytest.mark.parametrize(

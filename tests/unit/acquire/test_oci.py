@@ -52,6 +52,14 @@ def test_every_blob_is_named_by_its_digest_and_every_reference_resolves(tmp_path
         assert descriptor["size"] == len(blob(descriptor))
 
 
+def test_an_image_with_several_names_is_there_once(tmp_path):
+    layer = oci.write_layer([oci.Entry("hello", content=b"hello")], tmp_path / "layer.tar")
+    oci.write_archive(tmp_path / "archive.tar", "x.test/a:1", [layer], CONFIG, "amd64", ["x.test/b:2"])
+    entries = json.loads(read(tmp_path / "archive.tar")["index.json"])["manifests"]
+    assert [entry["annotations"]["io.containerd.image.name"] for entry in entries] == ["x.test/a:1", "x.test/b:2"]
+    assert len({entry["digest"] for entry in entries}) == 1
+
+
 def test_the_same_input_gives_the_same_bytes_at_another_time_and_place(tmp_path):
     first = make(tmp_path / "a")
     time.sleep(0.01)

@@ -1,0 +1,113 @@
+"""The objects of the Service benchmark, and a client that makes ten thousand of them in a minute: JSON over kept connections.
+
+`provisioner.deploy.client` applies and reads, which is all that a product needs; a benchmark creates and deletes, on several connections
+at once, and wants to know when the answer came.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import ssl
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+NAMESPACE = "bench"
+MADE_BY = {"endpointslice.kubernetes.io/managed-by": "bench"}
+ENDPOINTS = 4
+CONNECTIONS = 32  # each waits for the disk most of the time
+IDLE_SECONDS = 20
+
+
+class Api:
+    """The administrator's connections to the API server, one a thread."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        document = yaml.safe_load(kubeconfig.read_text())
+        cluster, user = document["clusters"][0]["cluster"], document["users"][0]["user"]
+        self._context = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
+        with tempfile.NamedTemporaryFile() as pem:  # read here, gone before the first request
+            pem.write(base64.b64decode(user["client-certificate-data"]) + b"\n" + base64.b64decode(user["client-key-data"]))
+            pem.flush()
+            self._context.load_cert_chain(pem.name)
+        self._server = urlsplit(cluster["server"])
+        self._connections = threading.local()
+
+    def request(self, method: str, path: str, body: dict[str, Any] | None = None, kind: str = "application/json") -> dict[str, Any]:
+        """The answer's document; AssertionError with the server's words when it is a refusal."""
+        connection = self._connection()
+        connection.request(method, path, None if body is None else json.dumps(body), {"Content-Type": kind})
+        answer = connection.getresponse()
+        content = answer.read()
+        assert answer.status < 300, f"{method} {path}: {answer.status} {content.decode(errors='replace')}"
+        return json.loads(content)  # type: ignore[no-any-return]
+
+    def _connection(self) -> http.client.HTTPSConnection:
+        """This thread's own; a new one where the server may have closed the last in the meantime."""
+        own, used = getattr(self._connections, "own", (None, 0.0))
+        now = time.monotonic()
+        if own is None or now - used > IDLE_SECONDS:
+            own = http.client.HTTPSConnection(self._server.hostname or "", self._server.port, timeout=60, context=self._context)
+        self._connections.own = own, now
+        return own
+
+    def create(self, obj: dict[str, Any]) -> dict[str, Any]:
+        return self.request("POST", collection(obj), obj)
+
+    def create_all(self, objects: Iterable[dict[str, Any]]) -> None:
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            for _ in pool.map(self.create, objects):
+                pass
+
+    def delete_slices(self, selector: str) -> None:
+        """And wait until none is left."""
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices?labelSelector={selector}"
+        self.request("DELETE", path)
+        while self.request("GET", path)["items"]:
+            time.sleep(0.2)
+
+
+def collection(obj: dict[str, Any]) -> str:
+    group = "/api/v1" if "/" not in obj["apiVersion"] else f"/apis/{obj['apiVersion']}"
+    return f"{group}/namespaces/{obj['metadata']['namespace']}/{obj['kind'].lower()}s"
+
+
+def service(name: str, ports: list[dict[str, Any]], **spec: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": NAMESPACE}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": ports, **spec}}
+
+
+def plain_service(name: str) -> dict[str, Any]:
+    """Without a selector: its endpoints are what the benchmark says."""
+    return service(name, [{"port": 80}])
+
+
+def endpoint_slice(name: str, addresses: Iterable[str], port: int, group: str) -> dict[str, Any]:
+    labels = {"kubernetes.io/service-name": name, "bench": group, **MADE_BY}
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
+        "addressType": "IPv4",
+        "ports": [{"name": "", "port": port, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [address], "conditions": {"ready": True}} for address in addresses],
+    }
+
+
+def filler(numbers: Iterable[int], pods: IPv4Network) -> Iterator[dict[str, Any]]:
+    """Services with `ENDPOINTS` endpoints each that nobody asks: addresses out of the upper half of the pods', which no node has."""
+    half = pods.num_addresses // 2
+    for number in numbers:
+        addresses = (str(pods[half + (number * ENDPOINTS + each) % half]) for each in range(ENDPOINTS))
+        yield plain_service(f"filler-{number}")
+        yield endpoint_slice(f"filler-{number}", addresses, 8080, "filler")
