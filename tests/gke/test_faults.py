@@ -79,21 +79,6 @@ def test_missing_credentials_are_told_without_a_request(
     assert "gcloud auth application-default login" in error["remedy"]
 
 
-@pytest.mark.parametrize(
-    ("flags", "rule"),
-    [
-        (("--enable-network-policy",), "calico-add-on"),
-        (("--enable-ip-alias", "--enable-multi-networking", "--stack-type", "ipv4-ipv6"), "multi-network-dual-stack"),
-    ],
-)
-def test_what_the_matrix_forbids_is_refused_before_a_request_is_sent(run: Run, core: Core, flags: tuple[str, ...], rule: str) -> None:
-    result = run(*CREATE, *flags)
-    assert result.code == 4
-    assert rule in [finding["rule"] for finding in result.error["findings"]]
-    assert result.error["remedy"]
-    assert core.requests == []
-
-
 def test_calico_is_refused_in_gke_s_words(run: Run, core: Core) -> None:
     result = run(*CREATE, "--enable-network-policy", "--allow", "calico-add-on=to hear what GKE itself says")
     assert result.code == 3
