@@ -298,20 +298,32 @@ def test_named_target_ports_may_differ_by_endpoint(cluster: Cluster, playground:
         cluster.kubectl("delete", "pod", "-n", playground, "plain", "moved", "--wait=false")
 
 
+EXTERNAL = "198.18.77.1"
+
+
+@pytest.fixture
+def fenced() -> Iterator[None]:
+    """What is sent to an external address by mistake ends on this machine."""
+    fence = ("unreachable", f"{EXTERNAL.rsplit('.', 1)[0]}.0/24")
+    subprocess.run(["ip", "route", "del", *fence], capture_output=True, check=False)
+    run("ip", "route", "add", *fence)
+    yield
+    run("ip", "route", "del", *fence)
+
+
 @everywhere
-def test_external_addresses_lead_to_the_service(cluster: Cluster, playground: str) -> None:
-    external = free_address(cluster, 181)
+def test_external_addresses_lead_to_the_service(cluster: Cluster, playground: str, fenced: None) -> None:
     gateway = cluster.node_address(cluster.nodes()[1])
-    subprocess.run(["ip", "route", "del", f"{external}/32"], capture_output=True, check=False)
-    with service(cluster, playground, "external", {"app": "a1"}, externalIPs=[external]):
+    subprocess.run(["ip", "route", "del", f"{EXTERNAL}/32"], capture_output=True, check=False)
+    with service(cluster, playground, "external", {"app": "a1"}, externalIPs=[EXTERNAL]):
         settled(cluster, playground, "external", 1)
-        assert set(everyone(cluster, playground, external, 80).values()) == {"a1"}
-        run("ip", "route", "add", f"{external}/32", "via", gateway)
+        assert set(everyone(cluster, playground, EXTERNAL, 80).values()) == {"a1"}
+        run("ip", "route", "add", f"{EXTERNAL}/32", "via", gateway)
         try:
-            assert outside(external, 80) == "a1"
-            assert outside(external, 81) == str(REFUSED)
+            assert outside(EXTERNAL, 80) == "a1"
+            assert outside(EXTERNAL, 81) == str(REFUSED)
         finally:
-            run("ip", "route", "del", f"{external}/32", "via", gateway)
+            run("ip", "route", "del", f"{EXTERNAL}/32", "via", gateway)
 
 
 @everywhere

@@ -58,7 +58,7 @@ def pool(cluster: Cluster) -> list[Any]:
     return [ip_network(text) for text in config["loadBalancerPool"]]
 
 
-def test_a_host_port_is_the_pods_on_its_node_alone(cluster: Cluster, namespace: str) -> None:
+def test_a_host_port_is_the_pods_on_its_node_alone(cluster: Cluster, namespace: str, playground: str) -> None:
     first, second = cluster.nodes()[:2]
     narrow = cluster.node_address(first)
     server = publish(
@@ -68,13 +68,10 @@ def test_a_host_port_is_the_pods_on_its_node_alone(cluster: Cluster, namespace: 
         {"containerPort": 8080, "hostPort": LOOPBACK_PORT, "hostIP": "127.0.0.1"},
         {"containerPort": 8080, "hostPort": NARROW_PORT, "hostIP": narrow},
     )
-    pods = [
-        server,
-        toolbox_pod(cluster, "near", first),
-        toolbox_pod(cluster, "far", second),
-        toolbox_pod(cluster, "host-near", first, host_network=True),
-        toolbox_pod(cluster, "host-far", second, host_network=True),
-    ]
+    pods = [server, toolbox_pod(cluster, "near", first), toolbox_pod(cluster, "far", second)]
+    # A node has room for one host-network toolbox.
+    clients = {"near": (namespace, "near"), "far": (namespace, "far"), "server": (namespace, "server")}
+    clients |= {"host-near": (playground, "host-a"), "host-far": (playground, "host-b")}
     for pod in pods:
         pod["metadata"]["namespace"] = namespace
     cluster.apply(*pods)
@@ -89,16 +86,15 @@ def test_a_host_port_is_the_pods_on_its_node_alone(cluster: Cluster, namespace: 
     ]
 
     def ask(client: str, address: str, port: int) -> str:
-        return cluster.exec(
-            namespace, client, "curl", "-sS", "--globoff", "--max-time", "5", url(address, port, "/hostname"), check=False
-        ).strip()
+        command = ("curl", "-sS", "--globoff", "--max-time", "5", url(address, port, "/hostname"))
+        return cluster.exec(*clients[client], *command, check=False).strip()
 
     for family in cluster.families:
         address = cluster.node_address(first, family)
         assert fetch(address, HOST_PORT, "/hostname").strip() == "server"
         for client in ("near", "far", "host-near", "host-far", "server"):
             assert ask(client, address, HOST_PORT) == "server", client
-            answer = cluster.exec(namespace, client, "sh", "-c", f"printf hostname | nc -u -w 2 {address} {HOST_PORT_UDP}").strip()
+            answer = cluster.exec(*clients[client], "sh", "-c", f"printf hostname | nc -u -w 2 {address} {HOST_PORT_UDP}").strip()
             assert answer == "server", client
         assert ask("near", cluster.node_address(second, family), HOST_PORT) == ""
     for client in ("near", "far", "host-far"):
