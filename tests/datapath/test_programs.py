@@ -66,31 +66,6 @@ PORTS = range(61000, 65536)
 MARK_HANDLED = 0x0A7E0001
 
 
-@pytest.fixture(scope="module")
-def native() -> Iterator[Lab]:
-    with lab("native") as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def vxlan() -> Iterator[Lab]:
-    with lab("vxlan", mtu=1450) as found:
-        yield found
-
-
-@pytest.fixture(params=["native", "vxlan"])
-def either(request: pytest.FixtureRequest) -> Lab:
-    found: Lab = request.getfixturevalue(request.param)
-    found.forget()
-    return found
-
-
-@pytest.fixture
-def net(native: Lab) -> Lab:
-    native.forget()
-    return native
-
-
 @contextmanager
 def counted(net: Lab, reason: DropReason, direction: DropDirection, times: int = 1) -> Iterator[None]:
     before = net.dropped(reason, direction)

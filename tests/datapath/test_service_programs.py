@@ -65,31 +65,6 @@ KINDS = pytest.mark.parametrize(("protocol", "kind"), [(6, TCP), (17, UDP)], ids
 BY_FAMILY = pytest.mark.parametrize("family", FAMILIES)
 
 
-@pytest.fixture(scope="module")
-def native() -> Iterator[Lab]:
-    with lab("native") as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def vxlan() -> Iterator[Lab]:
-    with lab("vxlan", mtu=1450) as found:
-        yield found
-
-
-@pytest.fixture(params=["native", "vxlan"])
-def either(request: pytest.FixtureRequest) -> Lab:
-    found: Lab = request.getfixturevalue(request.param)
-    found.forget()
-    return found
-
-
-@pytest.fixture
-def net(native: Lab) -> Lab:
-    native.forget()
-    return native
-
-
 def node_port(net: Lab, family: int, protocol: int, *backends: tuple[str, int], **fields: object) -> None:
     net.service(ANY[family], NODE_PORT, protocol, *backends, scope=FrontendScope.NODE_PORT, **fields)
 
