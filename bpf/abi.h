@@ -209,7 +209,10 @@ struct conntrack_row {
 	__be16 masquerade_port; /* 0: the flow is not masqueraded */
 	__be16 translated_port;
 	__u16 next_hop_generation;
-	__u32 backend_id; /* with CT_SERVICE_ROW */
+	union {
+		__u32 backend_id; /* with CT_SERVICE_ROW */
+		__u32 policy_generation; /* without: that of policy_generation in which the forward direction was last allowed; 0: never judged */
+	};
 	union {
 		struct address translated_address;
 		struct address next_hop;
@@ -259,6 +262,8 @@ enum drop_reason {
 	DROP_NOT_IN_SOURCE_RANGES = 15, /* a client that loadBalancerSourceRanges does not name */
 	DROP_TOO_BIG = 16, /* for the way to another node's backend; the sender is told */
 	DROP_NOBODY_BEHIND = 17, /* to a port of the node whose flow is over */
+	DROP_EGRESS_DENIED = 18, /* no NetworkPolicy lets the pod send that */
+	DROP_INGRESS_DENIED = 19, /* no NetworkPolicy lets the pod have that */
 };
 
 enum drop_direction {
@@ -279,6 +284,123 @@ struct drop_key {
 struct drop_count {
 	__u64 packets;
 	__u64 bytes;
+};
+
+/* last_drops: one a CPU, written before the kernel is told to free the packet: a tracer at skb:kfree_skb reads there what the kernel does not know. */
+struct last_drop {
+	__u64 time; /* CLOCK_MONOTONIC, ns */
+	__u32 policy_set; /* of DROP_EGRESS_DENIED and DROP_INGRESS_DENIED, else 0 */
+	__u8 reason; /* enum drop_reason */
+	__u8 direction; /* enum drop_direction */
+	__u16 padding;
+};
+
+/*
+ * NetworkPolicy. A local pod's address leads to the two sets of rules that judge it, a peer's address to its class, and a set, a class, a
+ * protocol and a port to the rule that allows. What no row allows is denied.
+ */
+enum policy_direction {
+	POLICY_INGRESS = 0, /* what comes to the pod */
+	POLICY_EGRESS = 1, /* what the pod sends */
+};
+
+enum isolation_flag {
+	ISOLATION_LOG_INGRESS = 1 << 0, /* denied packets to the pod are told */
+	ISOLATION_LOG_EGRESS = 1 << 1, /* and those that it sends */
+};
+
+/* isolation: struct address (a local pod's) -> struct isolation. A pod without a row is not isolated. */
+struct isolation {
+	__u32 ingress_set; /* 0: not isolated in that direction. Sets of the two directions never share a number. */
+	__u32 egress_set;
+	__u32 flags; /* enum isolation_flag */
+	__u32 padding;
+};
+
+/* classes: struct route_key -> __u32 class of the address, longest prefix; an address without a row has class 0. Never POLICY_CLASS_ANY. */
+#define POLICY_CLASS_ANY 0xffffffff
+
+/*
+ * policies: longest prefix. A row is for all protocols and ports (POLICY_PREFIX_ANY), for a protocol (POLICY_PREFIX_PROTOCOL), or for as many
+ * of its ports as the rest of the prefix leaves open. Looked up for the peer's class, and if there is none for POLICY_CLASS_ANY.
+ */
+#define POLICY_PREFIX_ANY 64
+#define POLICY_PREFIX_PROTOCOL 80
+
+struct policy_key {
+	__u32 prefix_length; /* behind this field: 32 set, 32 class, 16 protocol, 16 port */
+	__u32 set;
+	__u32 class;
+	__be16 protocol; /* 6, 17, 132, ...: network order, as all that a prefix may cut */
+	__be16 port; /* the destination's, on the pod (egress: on the peer); ICMP and others have none, and only POLICY_PREFIX_ANY allows them */
+};
+
+enum policy_flag {
+	POLICY_LOG = 1 << 0, /* connections that it allows are told */
+};
+
+struct policy_row {
+	__u32 rule; /* never 0; names all policies' rules that allow this */
+	__u32 flags; /* enum policy_flag */
+};
+
+/* policy_generation: one __u32 that changes after every change of the three tables above, never 0 */
+
+/* policy_counts: per CPU, what was judged: each flow's first packet, and one after each change of the tables */
+struct policy_count_key {
+	__u32 set;
+	__u32 rule; /* 0: denied; these are counted one by one */
+};
+
+struct policy_count {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* verdicts: a ring of these. A denied packet's connection is told once, then in sums once a second at most (see denials). */
+struct verdict_record {
+	__u64 time; /* CLOCK_MONOTONIC, ns, of the first packet it stands for */
+	struct address source;
+	struct address destination;
+	__be16 source_port;
+	__be16 destination_port;
+	__u8 protocol;
+	__u8 direction; /* enum policy_direction */
+	__u8 allowed;
+	__u8 padding;
+	__u32 set;
+	__u32 rule; /* 0 if denied */
+	__u32 count; /* packets that it stands for; of an allowed one 1 */
+	__u32 padding2;
+};
+
+/* denials: LRU, what is denied again and again, without the source's port, as the log adds it up */
+struct denial_key {
+	struct address source;
+	struct address destination;
+	__be16 destination_port;
+	__u8 protocol;
+	__u8 direction; /* enum policy_direction */
+	__u32 padding;
+};
+
+struct denial {
+	__u64 told_at; /* CLOCK_MONOTONIC, ns: when a record was last sent */
+	__u32 untold; /* packets since then */
+	__u32 padding;
+};
+
+/* verdict_budget: per CPU; records that may be sent, refilled by time */
+struct verdict_budget {
+	__u64 refilled_at; /* CLOCK_MONOTONIC, ns */
+	__u64 tokens;
+};
+
+/* verdict_losses: per CPU array of __u64 by this */
+enum verdict_loss {
+	VERDICT_LOSS_RING_FULL = 0, /* nobody read it in time */
+	VERDICT_LOSS_OVER_BUDGET = 1, /* more of them a second than a CPU may send */
+	VERDICT_LOSSES = 2,
 };
 
 #endif

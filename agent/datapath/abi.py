@@ -340,6 +340,8 @@ class DropReason(IntEnum):
     NOT_IN_SOURCE_RANGES = 15
     TOO_BIG = 16
     NOBODY_BEHIND = 17
+    EGRESS_DENIED = 18
+    INGRESS_DENIED = 19
 
 
 class DropDirection(IntEnum):

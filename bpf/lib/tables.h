@@ -30,6 +30,15 @@ TABLE(affinity, BPF_MAP_TYPE_LRU_HASH, struct affinity_key, struct affinity_row,
 TABLE(conntrack, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct conntrack_row, 131072, 0);
 TABLE(masquerade, BPF_MAP_TYPE_LRU_HASH, struct flow_key, struct masquerade_row, 65536, 0);
 TABLE(fragments, BPF_MAP_TYPE_LRU_HASH, struct fragment_key, struct fragment_row, 8192, 0);
+TABLE(isolation, BPF_MAP_TYPE_HASH, struct address, struct isolation, 8192, BPF_F_NO_PREALLOC);
+TABLE(classes, BPF_MAP_TYPE_LPM_TRIE, struct route_key, __u32, 131072, BPF_F_NO_PREALLOC);
+TABLE(policies, BPF_MAP_TYPE_LPM_TRIE, struct policy_key, struct policy_row, 262144, BPF_F_NO_PREALLOC);
+TABLE(policy_generation, BPF_MAP_TYPE_ARRAY, __u32, __u32, 1, 0);
+TABLE(policy_counts, BPF_MAP_TYPE_PERCPU_HASH, struct policy_count_key, struct policy_count, 16384, BPF_F_NO_PREALLOC);
+TABLE(denials, BPF_MAP_TYPE_LRU_HASH, struct denial_key, struct denial, 8192, 0);
+TABLE(verdict_budget, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct verdict_budget, 1, 0);
+TABLE(verdict_losses, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, VERDICT_LOSSES, 0);
+TABLE(last_drops, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct last_drop, 1, 0);
 TABLE(drops, BPF_MAP_TYPE_PERCPU_HASH, struct drop_key, struct drop_count, 256, 0);
 
 #endif
