@@ -62,15 +62,16 @@ format: tools ## rewrite the sources as ruff wants them
 	.venv/bin/ruff check --fix --quiet . || true
 	.venv/bin/ruff format .
 
+# A benchmark that fails costs its own part of the page only, and the page says that it is missing.
 bench: setup ## measure what docs/benchmarks.md reports
-	@mkdir -p build
-	$(ROOT) $(PYTHON) -m tests.bench.datapath_limit --json build/bench-datapath.json
-	$(ROOT) $(PYTHON) -m tests.bench.cluster --json build/bench-cluster.json
-	$(ROOT) $(PYTHON) -m tests.bench.services --json build/bench-services.json
-	$(PYTHON) -m tests.bench.check --json build/bench-check.json
-	$(PYTHON) -m tests.bench.gke --json build/bench-gke.json
-	$(PYTHON) -m tests.bench.terraform --json build/bench-terraform.json
-	$(PYTHON) -m tests.bench.report build/bench-{datapath,cluster,services,check,gke,terraform}.json > build/benchmarks.md
+	@mkdir -p build && rm -f build/bench-*.json
+	-$(ROOT) $(PYTHON) -m tests.bench.datapath_limit --json build/bench-datapath.json
+	-$(ROOT) $(PYTHON) -m tests.bench.cluster --json build/bench-cluster.json
+	-$(ROOT) $(PYTHON) -m tests.bench.services --json build/bench-services.json
+	-$(PYTHON) -m tests.bench.check --json build/bench-check.json
+	-$(PYTHON) -m tests.bench.gke --json build/bench-gke.json
+	-$(PYTHON) -m tests.bench.terraform --json build/bench-terraform.json
+	$(PYTHON) -m tests.bench.report build > build/benchmarks.md
 	mv build/benchmarks.md docs/benchmarks.md
 
 docs: tools ## make docs/compatibility.md and terraform/'s generated parts from the feature matrix

@@ -1,0 +1,39 @@
+"""The part of docs/benchmarks.md about packets between pods: anetd's programs beside the least that could be done. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tests.bench.goal import SHAPES, Goal
+
+
+def goals(datapath: dict[str, Any]) -> Iterator[Goal]:
+    """Every figure that has a goal."""
+    for where, ratios in datapath["ours_to_limit"].items():
+        for shape, ratio in ratios.items():
+            name = SHAPES[shape].split(",")[0].removesuffix(" p50")
+            yield Goal(f"pod to pod, {where}: {name}, of the limit", round(ratio * 100, 1), 95, "%", at_most=False)
+
+
+def section(datapath: dict[str, Any]) -> Iterator[str]:
+    """The section of the page, line by line."""
+    rounds = len(next(iter(datapath["all"].values()))["stream"])
+    yield "## Pod to pod"
+    yield ""
+    yield (
+        f"Medians of {rounds} alternating rounds in namespaces on one bridge. `nodes`: node to node. `stack`: pods through the kernel's own "
+        "forwarding with static routes, as with the ptp plugin. `limit`: nothing but two programs of a few lines, `bpf_redirect_neigh` out of "
+        "the pod and `bpf_redirect_peer` into it. `ours`: anetd's programs, with source check, connection tracking and service lookup. "
+        "A ratio is rate to rate for a stream, and limit to ours for a latency."
+    )
+    yield ""
+    yield from path_table(datapath)
+
+
+def path_table(datapath: dict[str, Any]) -> Iterator[str]:
+    """Medians of every path, the machine's own limits first."""
+    yield "| path | " + " | ".join(SHAPES.values()) + " |"
+    yield "|---|---|---|---|"
+    for path, shapes in datapath["medians"].items():
+        yield f"| {path} | " + " | ".join(f"{shapes[shape]:.1f}" for shape in SHAPES) + " |"
