@@ -13,7 +13,8 @@ import json
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -22,6 +23,8 @@ from provisioner.plan.steps import Deadline
 from provisioner.version import __version__
 
 if TYPE_CHECKING:
+    import ssl
+
     from kubernetes.client import ApiClient
 
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
@@ -54,6 +57,17 @@ class ApiError(Exception):
 
 class UnavailableError(Exception):
     """No answer: the server is not there (yet), is not the right one, or the connection broke."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """What a websocket needs to be opened as a client's identity. `tls` None: the server speaks plain HTTP; `proxy` is a URL or empty."""
+
+    url: str
+    headers: Mapping[str, str]
+    tls: ssl.SSLContext | None
+    server_name: str
+    proxy: str
 
 
 class Client:
@@ -113,6 +127,29 @@ class Client:
     def apply(self, path: str, manifest: Mapping[str, Any], field_manager: str) -> None:
         """Server-side apply: make the named fields so, whoever owned them before. Raises `ApiError` or `UnavailableError`."""
         self._request("PATCH", path, {"fieldManager": field_manager, "force": "true"}, json.dumps(manifest))
+
+    def upgrade(self, path: str, query: Sequence[tuple[str, str]]) -> Upgrade:
+        """How to ask for `path` with a websocket; `query` may name a thing several times."""
+        from ssl import CERT_NONE, create_default_context
+        from urllib.parse import urlencode
+
+        from kubernetes.client.rest import should_bypass_proxies
+
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        _, url, sent, *_ = self._api.param_serialize("GET", path, header_params=headers, auth_settings=["BearerToken"])
+        settings = self._api.configuration
+        tls = None
+        if url.startswith("https:"):
+            tls = create_default_context(cafile=settings.ssl_ca_cert, cadata=settings.ca_cert_data)
+            tls.check_hostname = settings.assert_hostname is not False
+            if not settings.verify_ssl:
+                tls.check_hostname, tls.verify_mode = False, CERT_NONE
+            if settings.cert_file:
+                tls.load_cert_chain(settings.cert_file, settings.key_file)
+        wanted = {name: value for name, value in sent.items() if name.lower() in {"authorization", "user-agent"}}
+        url = f"{url.replace('http', 'ws', 1)}?{urlencode(query)}"
+        proxy = "" if should_bypass_proxies(settings.host, settings.no_proxy or "") else settings.proxy or ""
+        return Upgrade(url, wanted, tls, settings.tls_server_name or "", proxy)
 
     def _request(self, method: str, path: str, query: Mapping[str, str], body: str | None = None) -> bytes:
         from urllib3.exceptions import ProtocolError

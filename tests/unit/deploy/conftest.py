@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import http.server
 import ipaddress
@@ -9,6 +10,7 @@ import json
 import ssl
 import threading
 from dataclasses import dataclass, field
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from cryptography import x509
@@ -17,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from provisioner import errors
+from tests.fakes.websocket import Channels
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class ApiServer:
         self.client_names: list[str] = []
         self.headers: list[dict[str, str]] = []
         self.close_after_each = False
+        self.run = None
+        """Called with a command's words and its `Channels`, in the handler's thread."""
 
     def on(self, method, path, *answers):
         self.answers[method, path] = list(answers)
@@ -115,6 +120,11 @@ def api(certificates, tmp_path):
             fake.headers.append({name.lower(): value for name, value in self.headers.items()})
             peer = self.connection.getpeercert()
             fake.client_names.append(dict(pair[0] for pair in peer["subject"])["commonName"])
+            if self.headers.get("Upgrade") == "websocket" and fake.run is not None:
+                fake.requests.append((self.command, self.path, None))
+                with contextlib.suppress(OSError):  # a client that is gone
+                    fake.run(parse_qs(urlsplit(self.path).query)["command"], Channels(self))
+                return
             status, document = fake.answer(self.command, self.path, body)
             if status == 0:
                 self.close_connection = True
