@@ -62,12 +62,12 @@ class Execution:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
-        self._socket.shutdown()
+        self._socket.shutdown()  # type: ignore[no-untyped-call]
 
     def stop(self) -> None:
         """End it: its standard input ends, and `lines` with it."""
         self._stopped.set()
-        self._socket.abort()
+        self._socket.abort()  # type: ignore[no-untyped-call]
 
     def lines(self) -> Iterator[str]:
         """What it prints, line by line, until it has ended; the last line need not be a whole one.
