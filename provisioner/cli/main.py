@@ -6,29 +6,22 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 
 import typer
 
 from provisioner import errors
-from provisioner.cli.check import check
-from provisioner.cli.create_cluster import create_cluster
-from provisioner.cli.delete_cluster import delete_cluster
-from provisioner.cli.deploy import deploy
-from provisioner.cli.describe_cluster import describe_cluster
-from provisioner.cli.features import features, recommend
-from provisioner.cli.get_credentials import get_credentials
-from provisioner.cli.list_clusters import list_clusters
-from provisioner.cli.load_image import load_image
 from provisioner.cli.output import Format, emit_error
-from provisioner.cli.policy import policy
-from provisioner.cli.render import render
-from provisioner.cli.schema import schema
-from provisioner.cli.stop_cluster import stop_cluster
-from provisioner.cli.sweep import sweep
-from provisioner.cli.version import version
 
 # Typer carries a Click of its own, and of its errors only this one has a public name: its parents are the rest.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+# In the order of --help. Each is the function, or the program of several, of its name in a module of that name.
+_COMMANDS = (
+    *("create-cluster", "stop-cluster", "delete-cluster", "list-clusters", "describe-cluster", "get-credentials", "load-image"),
+    *("deploy", "check", "features", "recommend", "render", "schema", "sweep", "version", "policy"),
+)
+_OTHER_MODULE = {"recommend": "features"}
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -40,38 +33,27 @@ def _app(help_text: str | None = None) -> typer.Typer:
     )
 
 
-app = _app("Kubernetes clusters whose dataplane is eBPF.")
-for _command in (
-    create_cluster,
-    stop_cluster,
-    delete_cluster,
-    list_clusters,
-    describe_cluster,
-    get_credentials,
-    load_image,
-    deploy,
-    check,
-    features,
-    recommend,
-    render,
-    schema,
-    sweep,
-    version,
-):
-    app.command(_command.__name__.replace("_", "-"))(_command)
-
-app.add_typer(policy, name="policy")
-
-create_app = _app()
-create_app.command("create-cluster")(create_cluster)
+def _program(arguments: Sequence[str]) -> typer.Typer:
+    """All commands, or the one that a line begins with: to import and describe the others would take longer than most of them run."""
+    app = _app("Kubernetes clusters whose dataplane is eBPF.")
+    app.callback(invoke_without_command=True)(_provisioner)
+    for name in arguments[:1] if arguments and arguments[0] in _COMMANDS else _COMMANDS:
+        module = import_module(f"provisioner.cli.{_OTHER_MODULE.get(name, name).replace('-', '_')}")
+        command = getattr(module, name.replace("-", "_"))
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+    return app
 
 
-@app.callback(invoke_without_command=True)
 def _provisioner(
     context: typer.Context,
     show_version: bool = typer.Option(False, "--version", help="Print the version and exit."),
 ) -> None:
     if show_version:
+        from provisioner.cli.version import version
+
         version(Format.TABLE)
         raise typer.Exit
     if context.invoked_subcommand is None:
@@ -80,12 +62,17 @@ def _provisioner(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`provisioner`."""
-    return run(app, "provisioner", sys.argv[1:] if arguments is None else arguments)
+    line = sys.argv[1:] if arguments is None else arguments
+    return run(_program(line), "provisioner", line)
 
 
 def create_cluster_alone(arguments: Sequence[str] | None = None) -> int:
     """`create-cluster`: the one command under its own name."""
-    return run(create_app, "create-cluster", sys.argv[1:] if arguments is None else arguments)
+    from provisioner.cli.create_cluster import create_cluster
+
+    app = _app()
+    app.command("create-cluster")(create_cluster)
+    return run(app, "create-cluster", sys.argv[1:] if arguments is None else arguments)
 
 
 def run(program: typer.Typer, name: str, arguments: Sequence[str]) -> int:

@@ -13,14 +13,27 @@ COMMAND = [sys.executable, "-m", "provisioner.cli.main"]
 HEAVY = {"kubernetes", "cryptography", "google", "jinja2", "pydantic", "yaml", "rich", "pyroute2", "urllib3", "requests"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["create-cluster", "--help"], ["--version"]])
-def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
-    done = subprocess.run([sys.executable, "-X", "importtime", *COMMAND[1:], *arguments], capture_output=True, text=True, check=True)
-    loaded = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in done.stderr.splitlines() if line.startswith("import time:")}
-    # Typer asks pydantic what an option's type means as soon as one command's options are looked at.
-    allowed = set() if arguments == ["--help"] else {"pydantic", "yaml"}
+@pytest.mark.parametrize(
+    ("arguments", "needs"),
+    [(["--help"], set()), (["create-cluster", "--help"], set()), (["--version"], {"pydantic", "yaml"}), (["features"], {"yaml"})],
+    ids=lambda case: " ".join(case),
+)
+def test_what_answers_at_once_loads_nothing_heavy_but_what_it_needs(arguments: list[str], needs: set[str]) -> None:
+    loaded = {name.split(".")[0] for name in imported(arguments)}
     assert "typer" in loaded
-    assert not loaded & (HEAVY - allowed)
+    assert loaded & HEAVY == needs
+
+
+def test_a_command_loads_no_other() -> None:
+    loaded = imported(["features", "hubble"])
+    assert "provisioner.cli.features" in loaded
+    assert not loaded & {"provisioner.cli.create_cluster", "provisioner.cli.check", "provisioner.cli.policy"}
+
+
+def imported(arguments: list[str]) -> set[str]:
+    code = "import sys; from provisioner.cli.main import main; status = main(sys.argv[1:]); print(*sys.modules, file=sys.stderr); sys.exit(status)"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
 
 
 def test_help_names_every_command() -> None:
