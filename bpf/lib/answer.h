@@ -226,11 +226,12 @@ call_apart int make_answer(struct __sk_buff *skb, __u32 reason)
 
 	switch (reason) {
 	case DROP_NO_BACKEND:
-		break;
 	case DROP_NO_SUCH_POD:
-		kind = ANSWER_HOST_UNREACHABLE;
+		/* An error from the network does not end a connection: it would go on asking for minutes. */
 		if (is_mid_connection(skb))
 			return ipv4 ? reset_ipv4(skb) : reset_ipv6(skb);
+		if (reason == DROP_NO_SUCH_POD)
+			kind = ANSWER_HOST_UNREACHABLE;
 		break;
 	case DROP_TOO_BIG:
 		kind = ANSWER_TOO_BIG;

@@ -389,6 +389,30 @@ def test_a_connection_to_a_pod_that_is_gone_is_reset_in_the_services_name(net: L
 
 
 @BY_FAMILY
+@pytest.mark.parametrize("flags", ["A", "PA", "FA"])
+@pytest.mark.parametrize("gone", ["endpoints", "port"])
+def test_a_connection_to_a_service_that_lost_its_backends_or_its_port_is_reset(net: Lab, family: int, flags: str, gone: str) -> None:
+    """The rows of the flow are gone with them; an ICMP error would not end a connection that stands."""
+    for address in (VIP, BALANCER):
+        net.belongs_to_a_service(address[family])
+        if gone == "endpoints":
+            net.service(address[family], 80, 6, id_=1 if address is VIP else 2)
+    middle = TCP(sport=4000, dport=80, flags=flags, seq=7, ack=99) / b"abc"
+    ways = (
+        (A, VIP, lambda packet: net.from_pod(packet)),
+        (A, BALANCER, lambda packet: net.from_pod(packet)),
+        (OUTSIDE, BALANCER, lambda packet: net.from_netdev(packet)),
+    )
+    for client, at, way in ways:
+        got = way(ip(family, client[family], at[family]) / middle)
+        assert (got.verdict, *ends(got, TCP)) == (REDIRECT, at[family], 80, client[family], 4000)
+        assert (got.packet[TCP].flags, got.packet[TCP].seq) == ("R", 99)
+        assert checksums_hold(got.packet)
+        assert way(ip(family, client[family], at[family]) / TCP(sport=4000, dport=80, flags="R")).verdict == SHOT
+        unreachable(way(ip(family, client[family], at[family]) / TCP(sport=4000, dport=80, flags="S")), family, PORT_UNREACHABLE)
+
+
+@BY_FAMILY
 def test_a_reset_is_never_answered(net: Lab, family: int) -> None:
     missing = {4: "198.19.16.77", 6: "2001:db8:16::77"}[family]
     assert net.from_netdev(ip(family, REMOTE[family], missing) / TCP(sport=4000, dport=80, flags="R")).verdict == SHOT
