@@ -1,6 +1,6 @@
 """Kubernetes Events: what people should hear of although the agent goes on. One API object a trouble, with a count.
 
-`Ledger` decides what to write (pure); `EventSink` writes it, from a thread of its own. Invariants: `warn` never blocks and never raises;
+`Ledger` decides what to write (pure); `EventSink` writes it, from a thread of its own. Invariants: telling never blocks and never raises;
 what happens again within `SERIES_SECONDS` is counted, not written anew; an API server that is away costs nothing but the events of
 that time, and says nothing of itself; a flood of different troubles ends at `MAX_SERIES`.
 """
@@ -23,6 +23,8 @@ from agent.watch.transport import Access, Connection, StatusError, TransportErro
 log = logging.getLogger(__name__)
 
 CONTROLLER = "anetd"
+WARNING, NORMAL = "Warning", "Normal"
+"""Kinds of events, in the API's words."""
 SERIES_SECONDS = 600.0
 REWRITE_SECONDS = 30.0
 """At least so long between two writes of one event: its count may be behind by as much."""
@@ -41,6 +43,7 @@ class Subject:
     kind: str
     key: Key
     uid: str = ""
+    api_version: str = "v1"
 
 
 class Events(Protocol):
@@ -49,11 +52,17 @@ class Events(Protocol):
     def warn(self, subject: Subject, reason: str, message: str) -> None:
         """Tell of a trouble: `reason` is one word in CamelCase, `message` a sentence for people."""
 
+    def inform(self, subject: Subject, reason: str, message: str) -> None:
+        """Tell of a change that is no trouble, likewise."""
+
 
 class NoEvents:
     """Tells nobody."""
 
     def warn(self, subject: Subject, reason: str, message: str) -> None:
+        """Say nothing."""
+
+    def inform(self, subject: Subject, reason: str, message: str) -> None:
         """Say nothing."""
 
 
@@ -64,6 +73,7 @@ class Trouble:
     subject: Subject
     reason: str
     message: str
+    kind: str = WARNING
 
 
 @dataclass(slots=True)
@@ -150,10 +160,10 @@ def new_event(write: Write, node_name: str) -> dict[str, Any]:
         "reportingInstance": node_name[:128],
         "action": "Programming",
         "reason": write.trouble.reason,
-        "type": "Warning",
+        "type": write.trouble.kind,
         "note": _shortened(write.trouble.message),
         "regarding": {
-            "apiVersion": "v1",
+            "apiVersion": subject.api_version,
             "kind": subject.kind,
             "name": subject.key.name,
             **({"namespace": subject.key.namespace} if subject.key.namespace else {}),
@@ -197,8 +207,15 @@ class EventSink:
 
     def warn(self, subject: Subject, reason: str, message: str) -> None:
         """See `Events`."""
+        self._tell(Trouble(subject, reason, message))
+
+    def inform(self, subject: Subject, reason: str, message: str) -> None:
+        """See `Events`."""
+        self._tell(Trouble(subject, reason, message, NORMAL))
+
+    def _tell(self, trouble: Trouble) -> None:
         try:
-            self._queue.put_nowait(Trouble(subject, reason, message))
+            self._queue.put_nowait(trouble)
         except queue.Full:
             self.lost += 1
             return

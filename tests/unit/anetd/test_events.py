@@ -128,6 +128,17 @@ def test_what_is_told_arrives_with_its_object_and_is_counted(api: FakeApi, monke
     assert TOKEN not in str(api.told)
 
 
+def test_a_change_that_is_no_trouble_is_a_normal_event_about_an_object_of_any_group(api: FakeApi) -> None:
+    told = sink(api)
+    subject = Subject("NetworkLogging", Key("", "default"), "u-2", "networking.gke.io/v1alpha1")
+    told.inform(subject, "UpdateNetworkLogging", "denied connections are logged")
+    eventually(lambda: api.told)
+    ((name, document),) = api.told.items()
+    assert name.startswith("default/default.")
+    assert (document["type"], document["reason"]) == ("Normal", "UpdateNetworkLogging")
+    assert document["regarding"] == {"apiVersion": "networking.gke.io/v1alpha1", "kind": "NetworkLogging", "name": "default", "uid": "u-2"}
+
+
 def test_a_server_that_is_away_is_borne_in_silence_and_told_later(
     api: FakeApi, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
