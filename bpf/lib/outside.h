@@ -18,17 +18,6 @@
 #define NOT_FOR_SERVICE 1
 
 /*
- * Whether the client counts as one of the cluster: another node's pod, whose own node did not translate. Not so at an address of this
- * node: if its own node left that alone, it is because this one is to answer as it answers everybody.
- */
-call_apart int is_inside(const struct packet *p)
-{
-	__u32 kind = route_kind(route_to(&p->source));
-
-	return (kind == ROUTE_REMOTE_PODS || kind == ROUTE_LOCAL_PODS) && route_kind(route_to(&p->destination)) != ROUTE_THIS_NODE;
-}
-
-/*
  * The frontend of a flow that may begin now. In the middle of a connection, which has its rows or is not ours, there is none, but for
  * direct return: a node that sends on sees one direction only, forgets early, and finds the backend again.
  */
@@ -40,9 +29,9 @@ inline_always struct frontend *frontend_of_new(const struct packet *p)
 }
 
 /* Whether the backend's own node is to answer the client. Affinity is remembered where the client came in, and known nowhere else. */
-inline_always int returns_directly(const struct flow *f, const struct frontend *frontend, __u32 outside, __u32 kind)
+inline_always int returns_directly(const struct packet *p, const struct flow *f, const struct frontend *frontend, __u32 kind)
 {
-	if (!configured(CONFIG_DIRECT_RETURN) || !outside || kind != ROUTE_REMOTE_PODS)
+	if (!configured(CONFIG_DIRECT_RETURN) || kind != ROUTE_REMOTE_PODS || is_inside(p))
 		return 0;
 	return f->row ? !f->row->masquerade_port : !frontend || (frontend->flags & FRONTEND_MAGLEV && !frontend->affinity_timeout);
 }
@@ -93,10 +82,9 @@ verified_apart verdict serve(struct __sk_buff *skb, struct packet *p, __u32 clie
 {
 	struct conntrack_row fresh = {}, *choice = 0;
 	struct frontend *frontend = 0;
-	struct route *route;
+	struct route *route = 0;
 	struct endpoint *to;
 	struct flow f;
-	__u32 outside;
 	verdict v;
 
 	if (!p)
@@ -111,13 +99,12 @@ verified_apart verdict serve(struct __sk_buff *skb, struct packet *p, __u32 clie
 		if (!frontend)
 			return NOT_FOR_SERVICE;
 	}
-	outside = !client_is_node && !is_inside(p);
-	v = find_backend(p, &f, choice, frontend, &fresh, outside);
+	v = find_backend(p, &f, choice, frontend, &fresh, !client_is_node);
 	if (v)
 		return v;
-	route = route_to(other_end(&f));
 	to = bpf_map_lookup_elem(&endpoints, other_end(&f));
 	if (!to) {
+		route = route_to(other_end(&f));
 		if (route_kind(route) == ROUTE_LOCAL_PODS)
 			return dropped(DROP_NO_SUCH_POD);
 		if (route_kind(route) == ROUTE_THIS_NODE && client_is_node)
@@ -125,7 +112,7 @@ verified_apart verdict serve(struct __sk_buff *skb, struct packet *p, __u32 clie
 		/* While it can still be answered: behind the translation nobody would know whom to tell. */
 		if (route_kind(route) == ROUTE_REMOTE_PODS && too_long(skb, p))
 			return dropped(DROP_TOO_BIG);
-		if (returns_directly(&f, frontend, outside, route_kind(route))) {
+		if (!client_is_node && returns_directly(p, &f, frontend, route_kind(route))) {
 			v = keep_flow(p, &f, &fresh);
 			return v ? v : to_next_hop(skb, p, &route->next_hop);
 		}

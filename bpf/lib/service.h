@@ -55,26 +55,34 @@ struct choice {
 	__u32 known; /* enum flow_knowledge, of the flow to the backend */
 };
 
-/* Fills in the flow's key. Verified once, for it stands in a loop. */
-verified_apart __u32 ask_flow_to(struct flow_key *key, const struct packet *p, const struct address *backend, __u32 port, __u32 now)
+/* The row of the flow to a backend, 0 if there is none; fills in its key and what is known. */
+inline_always struct conntrack_row *flow_to(struct flow_key *key, const struct packet *p, const struct address *backend, __be16 port,
+					    __u32 now, __u32 *known)
 {
 	struct conntrack_row *row;
 	struct address source;
+
+	source_towards(&source, p, backend);
+	*known = order_ends(key, &source, p->source_port, backend, port, p->protocol) ? FLOW_CLIENT_IS_A : 0;
+	row = bpf_map_lookup_elem(&conntrack, key);
+	if (!row)
+		return 0;
+	*known |= FLOW_ROW;
+	if (conntrack_is_over(row, p, now))
+		*known |= FLOW_OVER;
+	else if (translated_from(row, p))
+		*known |= FLOW_OF_FRONTEND;
+	return row;
+}
+
+/* What is known of the flow to a backend. Verified once, for it stands in a loop. */
+verified_apart __u32 ask_flow_to(struct flow_key *key, const struct packet *p, const struct address *backend, __u32 port, __u32 now)
+{
 	__u32 known = 0;
 
 	if (!key || !p || !backend)
 		return 0;
-	source_towards(&source, p, backend);
-	if (order_ends(key, &source, p->source_port, backend, port, p->protocol))
-		known |= FLOW_CLIENT_IS_A;
-	row = bpf_map_lookup_elem(&conntrack, key);
-	if (!row)
-		return known;
-	known |= FLOW_ROW;
-	if (conntrack_is_over(row, p, now))
-		known |= FLOW_OVER;
-	else if (translated_from(row, p))
-		known |= FLOW_OF_FRONTEND;
+	flow_to(key, p, backend, port, now, &known);
 	return known;
 }
 
@@ -84,18 +92,22 @@ inline_always int flow_is_taken(__u32 known)
 	return (known & FLOW_ROW) && !(known & (FLOW_OVER | FLOW_OF_FRONTEND));
 }
 
-inline_always void set_flow(struct flow *f, __u32 known)
+/* `row` as flow_to answers it, beside `known`. */
+inline_always void set_flow(struct flow *f, __u32 known, struct conntrack_row *row)
 {
 	f->source_is_a = known & FLOW_CLIENT_IS_A;
 	f->forward = 1;
 	f->row = 0;
 	f->over = 0;
-	if (!(known & FLOW_ROW))
+	if (!row)
 		return;
-	if (known & FLOW_OVER)
-		f->over = bpf_map_lookup_elem(&conntrack, &f->key);
-	else
-		f->row = bpf_map_lookup_elem(&conntrack, &f->key);
+	if (known & FLOW_OVER) {
+		/* Two branches: the compiler would mask the pointer, which the verifier does not follow. */
+		asm volatile("");
+		f->over = row;
+	} else {
+		f->row = row;
+	}
 }
 
 /* Where a flow's packets go. */
@@ -161,16 +173,34 @@ inline_always __u32 slot_backend(__u32 group, __u32 slot)
 }
 
 /*
+ * Whether the client counts as one of the cluster: another node's pod, whose own node did not translate. Not so at an address of this
+ * node: if its own node left that alone, it is because this one is to answer as it answers everybody.
+ */
+call_apart int is_inside(const struct packet *p)
+{
+	__u32 kind = route_kind(route_to(&p->source));
+
+	return (kind == ROUTE_REMOTE_PODS || kind == ROUTE_LOCAL_PODS) && route_kind(route_to(&p->destination)) != ROUTE_THIS_NODE;
+}
+
+/* Of a client that is neither a pod nor a process here. Asked only where it matters: walks through prefix tries are dear. */
+inline_always int counts_as_outside(const struct packet *p, const struct frontend *frontend)
+{
+	return !(frontend->outside_id || frontend->flags & (FRONTEND_DROP_INSIDE | FRONTEND_DROP_OUTSIDE)) || !is_inside(p);
+}
+
+/*
  * A backend for a new flow to a frontend, into `choice`; `f` gets the key of the flow to it.
  *
  * Precedence: the client's affinity; then, for clients outside, the Maglev table; then chance. Where client, port and backend are already
  * another frontend's flow, the next slot is tried.
  */
-call_apart verdict choose_backend(const struct packet *p, struct flow *f, const struct frontend *frontend, __u32 outside,
+call_apart verdict choose_backend(const struct packet *p, struct flow *f, const struct frontend *frontend, __u32 beyond,
 				  struct choice *choice)
 {
 	__u32 service_id = frontend->service_id, timeout = frontend->affinity_timeout;
 	__u32 group = service_id, count = frontend->count, flags = frontend->flags;
+	__u32 outside = beyond && counts_as_outside(p, frontend);
 	__u32 slot, id = 0;
 	enum drop_reason reason = DROP_NO_BACKEND;
 
@@ -225,20 +255,24 @@ call_apart verdict remember_choice(const struct packet *p, const struct flow *f,
 	return bpf_map_update_elem(&conntrack, &key, row, BPF_ANY) ? dropped(DROP_CONNTRACK_FULL) : 0;
 }
 
-/* Whether the choice kept in `row` still stands; `f` and `choice` as in choose_backend. */
-call_apart int choice_holds(const struct packet *p, struct flow *f, struct conntrack_row *row, struct choice *choice)
+/* Whether the choice kept in `row` still stands; if so, `f` becomes the flow to that backend. */
+call_apart int choice_holds(const struct packet *p, struct flow *f, struct conntrack_row *row)
 {
-	__u32 id = row->backend_id;
+	__u32 id = row->backend_id, known;
+	struct conntrack_row *to;
 
 	if (row->last_seen != f->now)
 		row->last_seen = f->now;
-	choice->known = ask_flow_to(&f->key, p, &row->translated_address, row->translated_port, f->now);
-	if (flow_is_taken(choice->known))
+	to = flow_to(&f->key, p, &row->translated_address, row->translated_port, f->now, &known);
+	if (flow_is_taken(known))
 		return 0;
 	/* A connection ends with its backend; a datagram, and the attempt at a connection, find another one. */
-	if (p->protocol == IPPROTO_TCP && !starts_connection(p))
-		return 1;
-	return (choice->known & FLOW_OF_FRONTEND) && bpf_map_lookup_elem(&backends, &id);
+	if (p->protocol != IPPROTO_TCP || starts_connection(p)) {
+		if (!(known & FLOW_OF_FRONTEND) || !bpf_map_lookup_elem(&backends, &id))
+			return 0;
+	}
+	set_flow(f, known, to);
+	return 1;
 }
 
 /* The row of a flow to a backend that is not known yet. `f` is that flow, the packet as it was sent to the frontend. */
@@ -269,27 +303,24 @@ call_apart verdict rewrite_to_backend(struct __sk_buff *skb, struct packet *p, c
 }
 
 /*
- * On entry `f` is the flow as it was sent to the frontend, `kept` its CT_SERVICE_ROW or 0, `frontend` the frontend or, with such a row, 0.
- * On return 0 `f` is the flow to the backend; where f->row is 0 `fresh` is its row, to be added. The packet is unchanged.
+ * On entry `f` is the flow as it was sent to the frontend, `kept` its CT_SERVICE_ROW or 0, `frontend` the frontend or, with such a row, 0;
+ * `beyond`: the client is neither a pod nor a process here. On return 0 `f` is the flow to the backend; where f->row is 0 `fresh` is its row, to be added. The packet is unchanged.
  */
 inline_always verdict find_backend(const struct packet *p, struct flow *f, struct conntrack_row *kept, const struct frontend *frontend,
-				   struct conntrack_row *fresh, __u32 outside)
+				   struct conntrack_row *fresh, __u32 beyond)
 {
-	struct choice choice = {};
-	int holds = kept && choice_holds(p, f, kept, &choice);
-	verdict v;
+	if (!kept || !choice_holds(p, f, kept)) {
+		struct choice choice = {};
+		verdict v;
 
-	if (!holds) {
 		if (kept)
 			frontend = find_frontend(p);
 		if (!frontend)
 			return dropped(DROP_NO_BACKEND);
-		v = choose_backend(p, f, frontend, outside, &choice);
+		v = choose_backend(p, f, frontend, beyond, &choice);
 		if (v)
 			return v;
-	}
-	set_flow(f, choice.known);
-	if (!holds) {
+		set_flow(f, choice.known, choice.known & FLOW_ROW ? bpf_map_lookup_elem(&conntrack, &f->key) : 0);
 		v = remember_choice(p, f, choice.backend_id, fresh);
 		if (v)
 			return v;
