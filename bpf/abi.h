@@ -199,7 +199,11 @@ enum conntrack_flag {
 	CT_FIN_A = 1 << 4, /* a FIN of a was seen */
 	CT_FIN_B = 1 << 5,
 	CT_HAIRPIN = 1 << 6, /* a pod to itself through a service: its source was replaced */
-	CT_NEXT_HOP = 1 << 7, /* not with CT_TRANSLATED: next_hop holds what routes said in next_hop_generation */
+	/*
+	 * next_hop holds what routes said of the remote end in next_hop_generation: all zero if nothing. With CT_TRANSLATED, whose address is
+	 * in that place, they said nothing.
+	 */
+	CT_NEXT_HOP = 1 << 7,
 };
 
 struct conntrack_row {

@@ -19,16 +19,27 @@ inline_always int knows_next_hop(const struct conntrack_row *row)
 	return row->flags & CT_NEXT_HOP && row->next_hop_generation == route_generation_now();
 }
 
+/* Whether what the row says is that no route of ours leads there. */
+inline_always int goes_outside(const struct conntrack_row *row)
+{
+	return row->flags & CT_TRANSLATED || address_is_zero(&row->next_hop);
+}
+
 call_apart struct route *route_and_remember(const struct packet *p, struct conntrack_row *row)
 {
 	__u16 generation = route_generation_now(); /* before the route it vouches for */
 	struct route *route = route_to(&p->destination);
 
-	if (route && route->kind == ROUTE_REMOTE_PODS && !(row->flags & CT_TRANSLATED)) {
+	if (route && (route->kind != ROUTE_REMOTE_PODS || row->flags & CT_TRANSLATED))
+		return route;
+	if (route) {
 		row->next_hop = route->next_hop;
-		row->next_hop_generation = generation;
-		row->flags |= CT_NEXT_HOP;
+	} else if (!(row->flags & CT_TRANSLATED)) {
+		row->next_hop.halves[0] = 0;
+		row->next_hop.halves[1] = 0;
 	}
+	row->next_hop_generation = generation;
+	row->flags |= CT_NEXT_HOP;
 	return route;
 }
 
@@ -197,8 +208,11 @@ inline_always verdict handle_from_pod(struct __sk_buff *skb)
 		if (likely(to))
 			return deliver(skb, to);
 	}
-	if (likely(knows_next_hop(f.row)))
+	if (likely(knows_next_hop(f.row))) {
+		if (goes_outside(f.row))
+			return send_outside(skb, &p, port, refresh);
 		return unlikely(too_long(skb, &p)) ? TC_ACT_OK : to_next_hop(skb, &p, &f.row->next_hop);
+	}
 	return forward(skb, &p, route_and_remember(&p, f.row), by_tunnel, port, refresh);
 }
 

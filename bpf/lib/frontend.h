@@ -53,7 +53,7 @@ call_apart struct frontend *find_frontend(const struct packet *p)
 
 	if (found)
 		return found;
-	kind = route_kind(route_to(&p->destination));
+	kind = address_is_node(&p->destination, p->ipv4) ? ROUTE_THIS_NODE : route_kind(route_to(&p->destination));
 	return is_node_kind(kind) ? frontend_of_node(p, kind) : 0;
 }
 

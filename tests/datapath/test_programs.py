@@ -27,12 +27,15 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
 from agent.datapath.abi import (
+    ANY_IPV4,
+    ANY_IPV6,
     ConntrackFlag,
     ConntrackRow,
     ConntrackState,
     DropDirection,
     DropReason,
     FlowKey,
+    FrontendScope,
     IPAddress,
     MasqueradeRow,
     Route,
@@ -342,6 +345,28 @@ def test_a_known_flow_follows_its_route_when_that_changes(net: Lab, family: int)
     finally:
         routes.put_many({prefix: before})
     assert net.from_pod(sent).verdict == REDIRECT
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("by", ["pod", "service"])
+def test_a_flow_with_the_outside_follows_a_route_that_appears(net: Lab, family: int, by: str) -> None:
+    """That no route led there is remembered as well, and forgotten with the next change of any route."""
+    routes, prefix = net.datapath.routes, ip_network(OUTSIDE[family])
+    at = A[family]
+    if by == "service":
+        at = NODE[family]
+        net.service(str(ANY_IPV4 if family == 4 else ANY_IPV6), 30080, 6, (A[family], 30080), scope=FrontendScope.NODE_PORT)
+    assert net.from_netdev(ip(family, OUTSIDE[family], at) / TCP(sport=443, dport=30080, flags="S")).verdict == REDIRECT
+    answer = ip(family, A[family], OUTSIDE[family]) / TCP(sport=30080, dport=443, flags="SA")
+    for _ in range(3):
+        out = net.from_pod(answer)
+        assert (out.verdict, out.ip.src) == (REDIRECT, at)
+    routes.put(prefix, Route(RouteKind.THIS_NODE))
+    try:
+        assert net.from_pod(answer).verdict == OK
+    finally:
+        routes.delete_many([prefix])
+    assert net.from_pod(answer).verdict == REDIRECT
 
 
 @pytest.mark.parametrize("family", FAMILIES)
