@@ -25,16 +25,22 @@ T = TypeVar("T")
 PAGE_SIZE = 500
 WATCH_SECONDS = (300, 600)
 FIRST_WAIT, LAST_WAIT = 0.25, 30.0
+_AS_LATE_AS_CAN_BE = 16
+"""Failures after which the wait is the longest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resource(Generic[T]):
-    """What is watched: the collection's path, how an object becomes a record, a label selector and a field selector."""
+    """What is watched: the collection's path, how an object becomes a record, a label selector and a field selector.
+
+    `optional`: a cluster may lack the kind, which then counts as a list without objects, and is asked for again by and by.
+    """
 
     path: str
     decode: Callable[[Mapping[str, Any]], T]
     selector: str = ""
     fields: str = ""
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +173,12 @@ class Reflector(Generic[T]):
         self._pages, self._continue = {}, ""
         if status == 410 or (status == 400 and self._phase is _Phase.WATCHING):
             self._relist()
+
+    def missing(self) -> list[Change[T]]:
+        """The server does not know the kind, which is `optional`: there are no objects. Asked for again after the longest wait."""
+        self._relist()
+        self._failures, self._pages, self._continue, self.synced = _AS_LATE_AS_CAN_BE, {}, "", True
+        return [Replace({})]
 
     def _error_event(self, status: Mapping[str, Any]) -> list[Change[T]]:
         self.failed(int(status.get("code") or 0))

@@ -25,6 +25,7 @@ class Watcher(Generic[T]):
     def __init__(self, name: str, resource: Resource[T], access: Access, on_change: Callable[[], None]) -> None:
         self.name = name
         self._reflector = Reflector(resource)
+        self._optional = resource.optional
         self._connection = Connection(access)
         self._on_change = on_change
         self._lock = threading.Lock()
@@ -73,7 +74,11 @@ class Watcher(Generic[T]):
                 self._connection.close()
                 self._fail(0, str(error))
             except StatusError as error:
-                self._fail(error.status, str(error))
+                if error.status in {403, 404} and self._optional:
+                    self._live()
+                    self._apply(self._reflector.missing())
+                else:
+                    self._fail(error.status, str(error))
             except Exception as error:
                 # Whatever it is, the last state goes on being served, and the next request puts things right.
                 if not self._stop.is_set():

@@ -1,0 +1,223 @@
+"""Who had an address when, and which policies a rule stands for, as the log writes them. Pure.
+
+An address is named as of the time of the packet: by the one who had it then; if nobody was known to have it yet, by the first who was seen
+to have it afterwards (a pod sends before the API server knows its address); and by the one who had it last, if that was moments ago.
+Addresses are 16 bytes, as in the tables; times are ns of CLOCK_MONOTONIC. Names are kept as the JSON that they are written as.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
+
+from agent.datapath.abi import IPAddress, pack_address
+from agent.datapath.policy_rows import Direction
+from agent.watch.policy_records import NetworkPolicy, Pod
+from agent.watch.records import Key, Node
+
+GRACE = 10 * 10**9
+"""So long after it is gone a pod still names its address, if nobody else has it."""
+_FOREVER = 1 << 63
+_MOST_STRANGERS = 65536
+_MOST_RULES = 65536
+_V4 = bytes(10) + b"\xff\xff"
+
+
+@dataclass(slots=True)
+class _Span:
+    """`until` is when it ended; spans of an address stand in the order of time."""
+
+    owner: Key
+    text: str
+    until: int = _FOREVER
+
+
+@dataclass(slots=True)
+class _Held:
+    """What a pod has, by its object and by CNI."""
+
+    pod: Pod | None = None
+    endpoint: tuple[bytes, ...] = ()
+
+
+class Directory:
+    """Names of addresses."""
+
+    def __init__(self) -> None:
+        self._spans: dict[bytes, list[_Span]] = {}
+        self._holders: dict[Key, tuple[bytes, ...]] = {}
+        self._pods: dict[Key, _Held] = {}
+        self._strangers: dict[bytes, str] = {}
+        self._texts: dict[bytes, str] = {}
+        self._ended: list[tuple[int, bytes]] = []
+
+    def take_pods(self, pods: Mapping[Key, Pod | None], endpoints: Mapping[Key, tuple[IPAddress, ...] | None], now: int) -> None:
+        """Pods that are new, changed or gone, and the addresses that CNI gave to this node's own."""
+        for key in {**pods, **endpoints}:
+            held = self._pods.setdefault(key, _Held())
+            if key in pods:
+                held.pod = pods[key]
+            if key in endpoints:
+                held.endpoint = tuple(map(pack_address, endpoints[key] or ()))
+            pod = held.pod
+            of_pod = () if pod is None or pod.host_network or pod.finished else tuple(map(pack_address, pod.addresses))
+            self._hold(key, tuple(dict.fromkeys((*held.endpoint, *of_pod))), pod_name(key, pod.workload if pod else ("", "")), now)
+            if pod is None and not held.endpoint:
+                del self._pods[key]
+
+    def take_nodes(self, nodes: Mapping[Key, Node | None], now: int) -> None:
+        """Nodes that are new, changed or gone."""
+        for key, node in nodes.items():
+            addresses = () if node is None else tuple(map(pack_address, (*node.addresses, *node.other_addresses)))
+            self._hold(Key("", key.name), addresses, node_name(key.name), now)
+
+    def name(self, address: bytes, time: int) -> str:
+        """The JSON object of whoever had it."""
+        spans = self._spans.get(address)
+        if spans is not None:
+            for span in spans:
+                if time < span.until:
+                    return span.text
+            if time < spans[-1].until + GRACE:
+                return spans[-1].text
+        text = self._strangers.get(address)
+        if text is None:
+            if len(self._strangers) >= _MOST_STRANGERS:
+                self._strangers.clear()
+            text = self._strangers[address] = json.dumps({"instance": self.text(address)}, separators=(",", ":"))
+        return text
+
+    def owner(self, address: bytes) -> Key | None:
+        """The pod that has it now."""
+        spans = self._spans.get(address)
+        return spans[-1].owner if spans and spans[-1].until == _FOREVER else None
+
+    def text(self, address: bytes) -> str:
+        """As people write it."""
+        text = self._texts.get(address)
+        if text is None:
+            if len(self._texts) >= _MOST_STRANGERS:
+                self._texts.clear()
+            text = "%d.%d.%d.%d" % tuple(address[12:]) if address[:12] == _V4 else IPv6Address(address).compressed  # noqa: UP031
+            self._texts[address] = text
+        return text
+
+    def forget(self, now: int) -> None:
+        """Drop what was gone so long ago that no record can be about it any more."""
+        old = [entry for entry in self._ended if entry[0] + 2 * GRACE <= now]
+        if not old:
+            return
+        self._ended = [entry for entry in self._ended if entry[0] + 2 * GRACE > now]
+        for _, address in old:
+            kept = [span for span in self._spans.get(address, ()) if span.until + 2 * GRACE > now]
+            if kept:
+                self._spans[address] = kept
+            else:
+                self._spans.pop(address, None)
+
+    def _hold(self, owner: Key, addresses: tuple[bytes, ...], text: str, now: int) -> None:
+        for address in self._holders.get(owner, ()):
+            if address not in addresses:
+                self._release(owner, address, now)
+        for address in addresses:
+            spans = self._spans.setdefault(address, [])
+            if spans and spans[-1].until == _FOREVER:
+                if spans[-1].owner == owner:
+                    spans[-1].text = text
+                    continue
+                # Given to another before the first was told to be gone: the later word counts.
+                spans[-1].until = now
+                self._ended.append((now, address))
+            spans.append(_Span(owner, text))
+        if addresses:
+            self._holders[owner] = addresses
+        else:
+            self._holders.pop(owner, None)
+
+    def _release(self, owner: Key, address: bytes, now: int) -> None:
+        spans = self._spans.get(address)
+        if spans and spans[-1].owner == owner and spans[-1].until == _FOREVER:
+            spans[-1].until = now
+            self._ended.append((now, address))
+
+
+def pod_name(key: Key, workload: tuple[str, str]) -> str:
+    """The JSON object of a pod; of one whose Pod is not known yet, without its workload."""
+    kind, name = workload
+    document = {"pod_name": key.name}
+    if name:
+        document |= {"workload_kind": kind, "workload_name": name}
+    return json.dumps({**document, "pod_namespace": key.namespace, "namespace": key.namespace}, separators=(",", ":"))
+
+
+def node_name(name: str) -> str:
+    """The JSON object of a node."""
+    return json.dumps({"node_name": name, "workload_kind": "Node"}, separators=(",", ":"))
+
+
+def policy_names(policies: Iterable[Key]) -> str:
+    """The JSON array of policies, each once."""
+    names = [{"kind": "NetworkPolicy", "name": key.name, "namespace": key.namespace} for key in dict.fromkeys(policies)]
+    return json.dumps(names, separators=(",", ":")) if names else ""
+
+
+@dataclass(slots=True)
+class Rules:
+    """Policies by rule, remembered from when the rule was first written: a policy that is gone by now still names what it allowed.
+
+    `find`: the policies of a rule that was not told before, and () if nobody knows it.
+    """
+
+    find: Callable[[int], Iterable[Key]]
+    delegate: bool = False
+    _policies: dict[int, tuple[Key, ...]] = field(default_factory=dict)
+    _annotated: set[Key] = field(default_factory=set)
+    _texts: dict[int, str] = field(default_factory=dict)
+
+    def take_policies(self, policies: Mapping[Key, NetworkPolicy | None]) -> None:
+        """Policies that are new or changed. One that is gone stays annotated, until it comes again without."""
+        before = len(self._annotated)
+        asking = {key for key, policy in policies.items() if policy is not None and policy.log_allowed}
+        silent = {key for key, policy in policies.items() if policy is not None and not policy.log_allowed}
+        changed = bool(self._annotated & silent)
+        self._annotated = (self._annotated - silent) | asking
+        if changed or len(self._annotated) != before:
+            self._texts.clear()
+
+    def set_delegate(self, delegate: bool) -> None:
+        """Whether only policies whose annotation asks for it are named."""
+        if delegate != self.delegate:
+            self.delegate = delegate
+            self._texts.clear()
+
+    def learn(self, rules: Collection[int]) -> None:
+        """Rules that are written right now."""
+        for rule in rules:
+            before = self._policies.get(rule)
+            if self._remember(rule) != before:
+                self._texts.pop(rule, None)
+
+    def names(self, rule: int) -> str:
+        """The JSON array of the policies that are to be named; "" if there are none."""
+        text = self._texts.get(rule)
+        if text is None:
+            policies = self._policies.get(rule) or self._remember(rule)
+            text = policy_names(key for key in policies if not self.delegate or key in self._annotated)
+            if policies:
+                self._texts[rule] = text
+        return text
+
+    def _remember(self, rule: int) -> tuple[Key, ...]:
+        found = tuple(dict.fromkeys(self.find(rule)))
+        if found:
+            if len(self._policies) >= _MOST_RULES:
+                self._policies.clear()
+                self._texts.clear()
+            self._policies[rule] = found
+        return found
+
+
+Isolating = Callable[[Key, Direction], Iterable[Key]]
+"""The policies that isolate a pod in a direction."""
