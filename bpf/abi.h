@@ -361,7 +361,7 @@ struct policy_count {
 	__u64 bytes;
 };
 
-/* verdicts: a ring of these. A denied packet's connection is told once, then in sums once a second at most (see denials). */
+/* verdicts: a ring of these. What is denied is told at once, then in sums, once a second and CPU at most (see denials). */
 struct verdict_record {
 	__u64 time; /* CLOCK_MONOTONIC, ns, of the first packet it stands for */
 	struct address source;
@@ -378,7 +378,7 @@ struct verdict_record {
 	__u32 padding2;
 };
 
-/* denials: LRU, what is denied again and again, without the source's port, as the log adds it up */
+/* denials: LRU, per CPU: what is denied again and again, without the source's port, as the log adds it up */
 struct denial_key {
 	struct address source;
 	struct address destination;
@@ -389,9 +389,10 @@ struct denial_key {
 };
 
 struct denial {
-	__u64 told_at; /* CLOCK_MONOTONIC, ns: when a record was last sent */
+	__u64 told_at; /* CLOCK_MONOTONIC, ns: when this CPU last sent a record; 0: never */
+	__u64 untold_since; /* of the first packet after that, if there is one */
 	__u32 untold; /* packets since then */
-	__u32 padding;
+	__u32 set; /* that denied the first one */
 };
 
 /* verdict_budget: per CPU; records that may be sent, refilled by time */
@@ -400,7 +401,7 @@ struct verdict_budget {
 	__u64 tokens;
 };
 
-/* verdict_losses: per CPU array of __u64 by this */
+/* verdict_losses: per CPU array of __u64 by this: packets that no record stands for */
 enum verdict_loss {
 	VERDICT_LOSS_RING_FULL = 0, /* nobody read it in time */
 	VERDICT_LOSS_OVER_BUDGET = 1, /* more of them a second than a CPU may send */

@@ -69,12 +69,12 @@ inline_always verdict handle_from_netdev(struct __sk_buff *skb)
 	if (unlikely(!to))
 		return behind_node ? return_to_client(skb, &p) : from_outside(skb, &p);
 	if (unlikely(p.kind == PACKET_ICMP_ERROR && !behind_node)) {
-		v = error_to_pod(skb, &p, 0);
+		v = accept_error(skb, &p, JUDGE_BY_WIRE);
 		if (v)
 			return v;
 	}
 	if (likely(p.kind == PACKET_PLAIN)) {
-		v = accept_for_pod(skb, &p, 0);
+		v = accept_for_pod(skb, &p, 0, JUDGE_BY_WIRE);
 		if (unlikely(v))
 			return v;
 	}

@@ -41,9 +41,9 @@ inline_always verdict handle_from_overlay(struct __sk_buff *skb)
 	if (!to)
 		return for_no_pod(skb, &p);
 	if (unlikely(p.kind == PACKET_ICMP_ERROR))
-		v = error_to_pod(skb, &p, 0);
+		v = accept_error(skb, &p, JUDGE_BY_WIRE);
 	else
-		v = accept_for_pod(skb, &p, CT_VIA_TUNNEL);
+		v = accept_for_pod(skb, &p, CT_VIA_TUNNEL, JUDGE_BY_WIRE);
 	return v ? v : deliver(skb, to);
 }
 

@@ -48,7 +48,7 @@ inline_always verdict to_backend(struct __sk_buff *skb, struct packet *p, struct
 				 struct frontend *frontend, struct conntrack_row *fresh, struct route **route)
 {
 	const struct address *backend;
-	verdict v = find_backend(p, f, choice, frontend, fresh, 0);
+	verdict v = find_backend(skb, p, f, choice, frontend, fresh, 0);
 
 	if (v)
 		return v;
@@ -68,6 +68,22 @@ inline_always verdict beside_services(const struct packet *p, __u32 kind)
 	if (address_of_service(&p->destination))
 		return dropped(DROP_NO_BACKEND);
 	return kind == ROUTE_SERVICES ? dropped(DROP_NO_SUCH_SERVICE) : 0;
+}
+
+/* The first packet of a flow to an address that the host's stack decides about. Between pod and node alone there is nothing to follow. */
+inline_always verdict to_host_stack(struct __sk_buff *skb, const struct packet *p, struct flow *f, struct conntrack_row *fresh)
+{
+	verdict v;
+
+	if (!p->ipv4 || !is_beyond_gateway(&p->destination))
+		return TC_ACT_OK;
+	conntrack_begin(p, f, fresh);
+	v = judge_flow(skb, f, fresh, 0);
+	if (v)
+		return v;
+	set_source_ifindex(f, fresh, skb->ifindex);
+	v = conntrack_add(f, fresh);
+	return v ? v : TC_ACT_OK;
 }
 
 /*
@@ -93,7 +109,7 @@ verified_apart verdict begin_from_pod(struct __sk_buff *skb, struct packet *p, s
 			frontend = frontend_at(p);
 		if (!frontend) {
 			if (address_is_for_host_stack(&p->destination, p->ipv4))
-				return TC_ACT_OK;
+				return to_host_stack(skb, p, &f, &fresh);
 			route = route_to(&p->destination);
 			if (is_node_kind(route_kind(route)) && has_ports(p->protocol))
 				frontend = frontend_of_node(p, route_kind(route));
@@ -108,6 +124,9 @@ verified_apart verdict begin_from_pod(struct __sk_buff *skb, struct packet *p, s
 		if (v)
 			return v;
 		conntrack_begin(p, &f, &fresh);
+		v = judge_flow(skb, &f, &fresh, 0);
+		if (v)
+			return v;
 	}
 	if (f.row) {
 		refresh = f.row->last_seen != now;
@@ -137,6 +156,8 @@ verified_apart verdict forward_error(struct __sk_buff *skb, struct packet *p)
 	if (!p)
 		return dropped(DROP_MALFORMED);
 	v = error_from_pod(skb, p);
+	if (v == UNRELATED)
+		v = judge_alone(skb, p, 0);
 	if (v)
 		return v;
 	if (address_is_for_host_stack(&p->destination, p->ipv4))
@@ -156,6 +177,16 @@ call_apart int owns_source(const struct __sk_buff *skb, const struct packet *p)
 	return from && from->ifindex == skb->ifindex;
 }
 
+/* Between neighbours nothing is judged; what would be sent on to somebody else only looks like it. */
+call_apart verdict discover(struct __sk_buff *skb, const struct packet *p)
+{
+	if (address_is_for_host_stack(&p->destination, p->ipv4) || address_is_node(&p->destination, p->ipv4))
+		return TC_ACT_OK;
+	if (!owns_source(skb, p))
+		return dropped(DROP_SPOOFED_SOURCE);
+	return judge_alone(skb, p, 0);
+}
+
 inline_always verdict handle_from_pod(struct __sk_buff *skb)
 {
 	struct packet p;
@@ -170,7 +201,7 @@ inline_always verdict handle_from_pod(struct __sk_buff *skb)
 		return skb->protocol == bpf_htons(ETH_P_ARP) ? TC_ACT_OK : dropped(DROP_UNSUPPORTED_LAYER2);
 	}
 	if (unlikely(p.kind == PACKET_NEIGHBOUR))
-		return TC_ACT_OK;
+		return discover(skb, &p);
 	if (unlikely(p.kind != PACKET_PLAIN || p.fragment != FRAGMENT_NONE)) {
 		/* Before anything is remembered of it. */
 		if (!owns_source(skb, &p))
@@ -190,6 +221,11 @@ inline_always verdict handle_from_pod(struct __sk_buff *skb)
 	}
 	if (unlikely(!f.row || f.row->flags & CT_SERVICE_ROW))
 		return begin_from_pod(skb, &p, f.row, f.over, f.now);
+	if (f.forward && unlikely(must_judge(f.row, &p, 0))) {
+		v = judge_flow(skb, &f, f.row, 0);
+		if (v)
+			return v;
+	}
 	refresh = f.row->last_seen != f.now;
 	conntrack_follow(&p, &f);
 	if (f.forward) {
@@ -213,6 +249,8 @@ inline_always verdict handle_from_pod(struct __sk_buff *skb)
 			return send_outside(skb, &p, port, refresh);
 		return unlikely(too_long(skb, &p)) ? TC_ACT_OK : to_next_hop(skb, &p, &f.row->next_hop);
 	}
+	if (unlikely(address_is_for_host_stack(&p.destination, p.ipv4)))
+		return TC_ACT_OK;
 	return forward(skb, &p, route_and_remember(&p, f.row), by_tunnel, port, refresh);
 }
 
@@ -235,11 +273,13 @@ inline_always verdict handle_to_pod(struct __sk_buff *skb)
 
 	if (v)
 		return v == NOT_IP ? TC_ACT_OK : v;
-	if (p.kind == PACKET_NEIGHBOUR || address_is_for_host_stack(&p.destination, p.ipv4))
+	if (address_is_for_host_stack(&p.destination, p.ipv4))
 		return TC_ACT_OK;
+	if (p.kind == PACKET_NEIGHBOUR)
+		return judge_alone(skb, &p, 0);
 	if (p.kind == PACKET_ICMP_ERROR)
-		return error_to_pod(skb, &p, 0);
-	return accept_for_pod(skb, &p, 0);
+		return accept_error(skb, &p, 0);
+	return accept_for_pod(skb, &p, 0, 0);
 }
 
 SEC("tc")

@@ -280,7 +280,8 @@ class ConntrackFlag(IntFlag):
 @dataclass(frozen=True, slots=True)
 class ConntrackRow:
     """`last_seen` is as `clock()`; an interface index is that of a local pod's host end, if it has sent. `translated_address` is the
-    next hop where the flags say NEXT_HOP, `backend_id` the backend chosen where they say SERVICE_ROW."""
+    next hop where the flags say NEXT_HOP. `backend_id`: the backend chosen, where they say SERVICE_ROW; else 0, and `policy_generation` is
+    that in which the flow was last allowed, 0 if it was never judged."""
 
     last_seen: int
     state: ConntrackState
@@ -292,6 +293,7 @@ class ConntrackRow:
     a_ifindex: int = 0
     b_ifindex: int = 0
     next_hop_generation: int = 0
+    policy_generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -495,12 +497,14 @@ def clock(nanoseconds: int) -> int:
 def _pack_conntrack(r: ConntrackRow) -> bytes:
     head = struct.pack("=IBB", r.last_seen, r.state, r.flags) + _port(r.masquerade_port) + _port(r.translated_port)
     tail = struct.pack("=II", r.a_ifindex, r.b_ifindex)
-    return head + struct.pack("=HI", r.next_hop_generation, r.backend_id) + _pack_optional(r.translated_address) + tail
+    either = r.backend_id if r.flags & ConntrackFlag.SERVICE_ROW else r.policy_generation
+    return head + struct.pack("=HI", r.next_hop_generation, either) + _pack_optional(r.translated_address) + tail
 
 
 def _unpack_conntrack(data: bytes) -> ConntrackRow:
     last_seen, state, flags = struct.unpack("=IBB", data[:6])
-    generation, backend_id = struct.unpack("=HI", data[10:16])
+    generation, either = struct.unpack("=HI", data[10:16])
+    is_choice = bool(flags & ConntrackFlag.SERVICE_ROW)
     a_ifindex, b_ifindex = struct.unpack("=II", data[32:40])
     return ConntrackRow(
         last_seen,
@@ -509,10 +513,11 @@ def _unpack_conntrack(data: bytes) -> ConntrackRow:
         _unport(data[6:8]),
         _unpack_optional(data[16:32]),
         _unport(data[8:10]),
-        backend_id,
+        either if is_choice else 0,
         a_ifindex,
         b_ifindex,
         generation,
+        0 if is_choice else either,
     )
 
 

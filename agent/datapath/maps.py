@@ -100,19 +100,7 @@ class Table(Generic[K, V]):
 
     def raw_items(self) -> Iterator[tuple[bytes, bytes]]:
         """As `items`, of bytes: for scans of large tables."""
-        started = False
-        try:
-            for row in syscalls.map_lookup_batch(self.fd, self._key.size, self._value.size):
-                started = True
-                yield row
-            return
-        except OSError as error:
-            if started or error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, _ENOTSUPP):
-                raise
-        for key in syscalls.map_keys(self.fd, self._key.size):
-            value = syscalls.map_lookup(self.fd, key, self._value.size)
-            if value is not None:
-                yield key, value
+        return _raw_items(self.fd, self._key.size, self._value.size)
 
     def _put_chunk(self, keys: list[bytes], values: list[bytes]) -> None:
         if len(keys) > 1:
@@ -137,6 +125,23 @@ class Table(Generic[K, V]):
             deleted += done
             rest = rest[done + 1 :]  # the one after the last that was deleted is missing
         return deleted
+
+
+def _raw_items(fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
+    """Every row, in batches where the kernel has them for this kind of table. `value_size`: of all copies, if there is one a CPU."""
+    started = False
+    try:
+        for row in syscalls.map_lookup_batch(fd, key_size, value_size):
+            started = True
+            yield row
+        return
+    except OSError as error:
+        if started or error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, _ENOTSUPP):
+            raise
+    for key in syscalls.map_keys(fd, key_size):
+        value = syscalls.map_lookup(fd, key, value_size)
+        if value is not None:
+            yield key, value
 
 
 class RouteTable(Table[K, V]):
@@ -173,16 +178,28 @@ class RouteTable(Table[K, V]):
 
     def _advance(self) -> None:
         """After the change: who remembered the old row before it did so under the old generation."""
-        now = int.from_bytes(syscalls.map_lookup(self._generation_fd, bytes(4), 4) or bytes(4), sys.byteorder)
-        syscalls.map_update(self._generation_fd, bytes(4), ((now + 1) & 0xFFFFFFFF).to_bytes(4, sys.byteorder))
+        advance(self._generation_fd)
+
+
+def generation(fd: int) -> int:
+    """The number in an array of one."""
+    return int.from_bytes(syscalls.map_lookup(fd, bytes(4), 4) or bytes(4), sys.byteorder)
+
+
+def advance(fd: int) -> int:
+    """Make it another one, never 0; the new one."""
+    now = generation(fd) % 0xFFFFFFFF + 1
+    syscalls.map_update(fd, bytes(4), now.to_bytes(4, sys.byteorder))
+    return now
 
 
 class PerCpuTable(Generic[K, V]):
-    """A per-CPU hash table, read as the sum that `combine` makes of each row's copies, one a possible CPU."""
+    """A per-CPU table, read as the sum that `combine` makes of each row's copies, one a possible CPU."""
 
     def __init__(self, name: str, fd: int, key: Codec[K], value: Codec[V], combine: Callable[[Iterable[V]], V]) -> None:
         self.name = name
         self.fd = fd
+        self.max_entries = syscalls.map_info(fd).max_entries
         self._key = key
         self._value = value
         self._combine = combine
@@ -194,18 +211,31 @@ class PerCpuTable(Generic[K, V]):
         return self._read(self._key.pack(key))
 
     def items(self) -> Iterator[tuple[K, V]]:
-        """Every row, summed."""
-        for key in syscalls.map_keys(self.fd, self._key.size):
-            value = self._read(key)
-            if value is not None:
-                yield self._key.unpack(key), value
+        """Every row, summed. Rows that come and go meanwhile may or may not be seen."""
+        for key, copies in _raw_items(self.fd, self._key.size, self._stride * self._cpus):
+            yield self._key.unpack(key), self._combine(self._split(copies))
+
+    def parts(self, key: K) -> list[V]:
+        """The row's copies, one a possible CPU; none if there is no such row."""
+        return self._parts(self._key.pack(key))
+
+    def delete_many(self, keys: Iterable[K]) -> int:
+        """As `Table.delete_many`; every copy goes."""
+        return sum(syscalls.map_delete(self.fd, self._key.pack(key)) for key in keys)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in syscalls.map_keys(self.fd, self._key.size))
 
     def _read(self, key: bytes) -> V | None:
-        data = syscalls.map_lookup(self.fd, key, self._stride * self._cpus)
-        if data is None:
-            return None
+        parts = self._parts(key)
+        return self._combine(parts) if parts else None
+
+    def _parts(self, key: bytes) -> list[V]:
+        return self._split(syscalls.map_lookup(self.fd, key, self._stride * self._cpus) or b"")
+
+    def _split(self, copies: bytes) -> list[V]:
         size = self._value.size
-        return self._combine(self._value.unpack(data[i : i + size]) for i in range(0, len(data), self._stride))
+        return [self._value.unpack(copies[i : i + size]) for i in range(0, len(copies), self._stride)]
 
 
 def possible_cpus() -> int:

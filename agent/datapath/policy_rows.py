@@ -125,10 +125,32 @@ class DenialKey:
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """When it was last told (CLOCK_MONOTONIC, ns), and how many packets since then were not."""
+    """One CPU's, or the sum: when it was last told (CLOCK_MONOTONIC, ns; 0: never), how many packets since then were not and when the
+    first of them was, and the set that denied."""
 
     told_at: int
     untold: int
+    untold_since: int = 0
+    set: int = 0
+
+
+def sum_denials(parts: Iterable[Denial]) -> Denial:
+    """One out of one a CPU."""
+    found = list(parts)
+    waiting = [d.untold_since for d in found if d.untold]
+    return Denial(
+        max(d.told_at for d in found), sum(d.untold for d in found), min(waiting, default=0), next((d.set for d in found if d.set), 0)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LastDrop:
+    """What a CPU's programs dropped last. `time`: CLOCK_MONOTONIC in ns, 0 before the first; reason and direction as in `abi.DropKey`."""
+
+    time: int
+    policy_set: int
+    reason: int
+    direction: int
 
 
 class VerdictLoss(IntEnum):
@@ -143,7 +165,8 @@ _POLICY_KEY = struct.Struct("=III")
 _PAIR = struct.Struct("=II")
 _COUNT = struct.Struct("=QQ")
 _VERDICT = struct.Struct("=Q16s16s2s2sBBBxIIIxxxx")
-_DENIAL = struct.Struct("=QII")
+_DENIAL = struct.Struct("=QQII")
+_LAST_DROP = struct.Struct("=QIBBxx")
 
 
 def _pack_policy_key(k: PolicyKey) -> bytes:
@@ -192,6 +215,10 @@ def _unpack_denial_key(data: bytes) -> DenialKey:
     return DenialKey(unpack_address(data[:16]), unpack_address(data[16:32]), port, data[34], Direction(data[35]))
 
 
+def _unpack_denial(told_at: int, untold_since: int, untold: int, set_: int) -> Denial:
+    return Denial(told_at, untold, untold_since, set_)
+
+
 ISOLATION: Codec[Isolation] = Codec("isolation", 16, lambda r: _ISOLATION.pack(r.ingress_set, r.egress_set, r.flags, 0), _unpack_isolation)
 CLASS: Codec[int] = Codec("", 4, lambda value: value.to_bytes(4, sys.byteorder), lambda data: int.from_bytes(data, sys.byteorder))
 POLICY_KEY: Codec[PolicyKey] = Codec("policy_key", 16, _pack_policy_key, _unpack_policy_key)
@@ -208,5 +235,12 @@ POLICY_COUNT: Codec[PolicyCount] = Codec(
     "policy_count", 16, lambda c: _COUNT.pack(c.packets, c.bytes), lambda data: PolicyCount(*_COUNT.unpack(data))
 )
 DENIAL_KEY: Codec[DenialKey] = Codec("denial_key", 40, _pack_denial_key, _unpack_denial_key)
-DENIAL: Codec[Denial] = Codec("denial", 16, lambda d: _DENIAL.pack(d.told_at, d.untold, 0), lambda data: Denial(*_DENIAL.unpack(data)[:2]))
+DENIAL: Codec[Denial] = Codec(
+    "denial", 24, lambda d: _DENIAL.pack(d.told_at, d.untold_since, d.untold, d.set), lambda data: _unpack_denial(*_DENIAL.unpack(data))
+)
+LAST_DROP: Codec[LastDrop] = Codec(
+    "last_drop", 16, lambda d: _LAST_DROP.pack(d.time, d.policy_set, d.reason, d.direction), lambda data: LastDrop(*_LAST_DROP.unpack(data))
+)
+LOSS_KEY: Codec[int] = CLASS
+LOSS_COUNT: Codec[int] = Codec("", 8, lambda value: value.to_bytes(8, sys.byteorder), lambda data: int.from_bytes(data, sys.byteorder))
 VERDICT_SIZE = _VERDICT.size

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
-from agent.datapath import abi, conntrack, netns, socketlb, sockets, syscalls
+from agent.datapath import abi, conntrack, maps, netns, policy_rows, socketlb, sockets, syscalls
 from agent.datapath.abi import (
     AffinityKey,
     AffinityRow,
@@ -41,7 +41,19 @@ from agent.datapath.attach import POD_PREFIX, Attacher, ClsactAttacher, Pair, Se
 from agent.datapath.errors import DatapathError
 from agent.datapath.libbpf import LoadedObject, load
 from agent.datapath.maps import PerCpuTable, RouteTable, Table, Usage
+from agent.datapath.policy_rows import (
+    Denial,
+    DenialKey,
+    Isolation,
+    LastDrop,
+    PolicyCount,
+    PolicyCountKey,
+    PolicyKey,
+    PolicyRow,
+    VerdictLoss,
+)
 from agent.datapath.probe import probe
+from agent.datapath.verdicts import VerdictReader
 
 
 class RoutingMode(StrEnum):
@@ -84,6 +96,13 @@ class MapSizes:
     conntrack: int = 65536
     masquerade: int = 32768
     fragments: int = 8192
+    isolation: int = 8192
+    classes: int = 131072
+    policies: int = 262144
+    policy_counts: int = 16384
+    denials: int = 8192
+    verdicts: int = 1 << 20
+    """Bytes of the ring, a power of two and of whole pages."""
 
     @classmethod
     def for_memory(cls, node_bytes: int) -> MapSizes:
@@ -129,6 +148,12 @@ _CODECS: Mapping[str, tuple[Codec[Any], Codec[Any]]] = {
     "fragments": (abi.FRAGMENT_KEY, abi.FRAGMENT_ROW),
     "socket_flows": (abi.SOCKET_FLOW_KEY, abi.SOCKET_FLOW),
     "socket_backends": (abi.COOKIE, abi.BACKEND),
+    "isolation": (abi.ADDRESS, policy_rows.ISOLATION),
+    "classes": (abi.ROUTE_KEY, policy_rows.CLASS),
+    "policies": (policy_rows.POLICY_KEY, policy_rows.POLICY_ROW),
+    "policy_counts": (policy_rows.POLICY_COUNT_KEY, policy_rows.POLICY_COUNT),
+    "denials": (policy_rows.DENIAL_KEY, policy_rows.DENIAL),
+    "verdict_losses": (policy_rows.LOSS_KEY, policy_rows.LOSS_COUNT),
 }
 
 
@@ -153,19 +178,33 @@ class Datapath:
         self._load_object = load_object
         self._loaded = loaded
         self._device_attacher, self._pod_attacher = attachers
-        maps = {name: fd for loaded_object in loaded.values() for name, fd in loaded_object.maps.items()}
-        self.endpoints: Table[IPAddress, Endpoint] = _table("endpoints", maps)
-        self.routes: Table[IPNetwork, Route] = RouteTable("routes", maps["routes"], *_CODECS["routes"], maps["route_generation"])
-        self.frontends: Table[FrontendKey, Frontend] = _table("frontends", maps)
-        self.backend_slots: Table[SlotKey, int] = _table("backend_slots", maps)
-        self.backends: Table[int, Backend] = _table("backends", maps)
-        self.maglev: Table[int, MaglevRow] = _table("maglev", maps)
-        self.source_ranges: Table[SourceRange, int] = _table("source_ranges", maps)
-        self.affinity: Table[AffinityKey, AffinityRow] = _table("affinity", maps)
-        self.conntrack: Table[FlowKey, ConntrackRow] = _table("conntrack", maps)
-        self.masquerade: Table[FlowKey, MasqueradeRow] = _table("masquerade", maps)
-        self.fragments: Table[FragmentKey, FragmentRow] = _table("fragments", maps)
-        self.drops: PerCpuTable[DropKey, DropCount] = PerCpuTable("drops", maps["drops"], abi.DROP_KEY, abi.DROP_COUNT, abi.sum_drops)
+        fds = {name: fd for loaded_object in loaded.values() for name, fd in loaded_object.maps.items()}
+        self.endpoints: Table[IPAddress, Endpoint] = _table("endpoints", fds)
+        self.routes: Table[IPNetwork, Route] = RouteTable("routes", fds["routes"], *_CODECS["routes"], fds["route_generation"])
+        self.frontends: Table[FrontendKey, Frontend] = _table("frontends", fds)
+        self.backend_slots: Table[SlotKey, int] = _table("backend_slots", fds)
+        self.backends: Table[int, Backend] = _table("backends", fds)
+        self.maglev: Table[int, MaglevRow] = _table("maglev", fds)
+        self.source_ranges: Table[SourceRange, int] = _table("source_ranges", fds)
+        self.affinity: Table[AffinityKey, AffinityRow] = _table("affinity", fds)
+        self.conntrack: Table[FlowKey, ConntrackRow] = _table("conntrack", fds)
+        self.masquerade: Table[FlowKey, MasqueradeRow] = _table("masquerade", fds)
+        self.fragments: Table[FragmentKey, FragmentRow] = _table("fragments", fds)
+        self.isolation: Table[IPAddress, Isolation] = _table("isolation", fds)
+        self.classes: Table[IPNetwork, int] = _table("classes", fds)
+        self.policies: Table[PolicyKey, PolicyRow] = _table("policies", fds)
+        self.policy_counts: PerCpuTable[PolicyCountKey, PolicyCount] = PerCpuTable(
+            "policy_counts", fds["policy_counts"], *_CODECS["policy_counts"], policy_rows.sum_policy_counts
+        )
+        self.denials: PerCpuTable[DenialKey, Denial] = PerCpuTable("denials", fds["denials"], *_CODECS["denials"], policy_rows.sum_denials)
+        self._verdict_losses: PerCpuTable[int, int] = PerCpuTable("verdict_losses", fds["verdict_losses"], *_CODECS["verdict_losses"], sum)
+        self._last_drops: PerCpuTable[int, LastDrop] = PerCpuTable(
+            "last_drops", fds["last_drops"], policy_rows.LOSS_KEY, policy_rows.LAST_DROP, lambda parts: max(parts, key=lambda d: d.time)
+        )
+        self._verdicts_fd, self._policy_generation_fd = fds["verdicts"], fds["policy_generation"]
+        if not maps.generation(self._policy_generation_fd):
+            self.advance_policy_generation()
+        self.drops: PerCpuTable[DropKey, DropCount] = PerCpuTable("drops", fds["drops"], abi.DROP_KEY, abi.DROP_COUNT, abi.sum_drops)
         self.socket_flows: Table[SocketFlowKey, SocketFlow] | None = None
         self.socket_backends: Table[int, Backend] | None = None
         """These two are there once sockets were attached."""
@@ -274,13 +313,36 @@ class Datapath:
         datagrams = [number for number, backend in removed.items() if backend.protocol == socket.IPPROTO_UDP]
         return conntrack.remove_backends(self.conntrack, self.affinity, removed, datagrams)
 
+    def advance_policy_generation(self) -> int:
+        """After a change of `isolation`, `classes` or `policies`: every flow is judged anew by its next packet. The new number, never 0."""
+        return maps.advance(self._policy_generation_fd)
+
+    def policy_generation(self) -> int:
+        """In which flows that are allowed are stamped now."""
+        return maps.generation(self._policy_generation_fd)
+
+    def verdict_losses(self) -> dict[VerdictLoss, int]:
+        """How many packets no record stands for, since the tables were made."""
+        return {why: self._verdict_losses.get(why) or 0 for why in VerdictLoss}
+
+    def last_drops(self) -> list[LastDrop]:
+        """What each possible CPU dropped last."""
+        return self._last_drops.parts(0)
+
+    def read_verdicts(self) -> VerdictReader:
+        """The records of NetworkPolicy's verdicts. One reader at a time; the caller closes it. Raises `OSError`."""
+        return VerdictReader(self._verdicts_fd, self.denials)
+
     def collect_garbage(self) -> int:
         """Remove expired rows of conntrack and what hangs on them; the number of rows removed. Call it about once a minute."""
         return conntrack.collect(self.conntrack, self.masquerade)
 
     def usage(self) -> dict[str, Usage]:
         """How full the tables are whose rows nobody else counts. A scan of each: call it about once a minute."""
-        counted = (self.endpoints, self.routes, self.affinity, self.conntrack, self.masquerade, self.fragments)
+        counted = (
+            *(self.endpoints, self.routes, self.affinity, self.conntrack, self.masquerade, self.fragments),
+            *(self.isolation, self.classes, self.policies, self.policy_counts, self.denials),
+        )
         found = {table.name: Usage(len(table), table.max_entries) for table in counted}
         if self.socket_flows is not None:
             found["socket_flows"] = Usage(len(self.socket_flows), self.socket_flows.max_entries)
@@ -322,8 +384,8 @@ class Datapath:
                 TcxAttacher(links).detach(slot, "")
 
 
-def _table(name: str, maps: Mapping[str, int]) -> Table[Any, Any]:
-    return Table(name, maps[name], *_CODECS[name])
+def _table(name: str, fds: Mapping[str, int]) -> Table[Any, Any]:
+    return Table(name, fds[name], *_CODECS[name])
 
 
 def _loader(config: DatapathConfig, pins: Path, objects: Path) -> LoadObject:

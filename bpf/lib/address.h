@@ -71,4 +71,32 @@ inline_always int address_is_for_host_stack(const struct address *a, int ipv4)
 	return a->bytes[0] == 0xff || (a->bytes[0] == 0xfe && (a->bytes[1] & 0xc0) == 0x80);
 }
 
+/*
+ * A pod that reaches itself through a Service sees another source: what it answers to its own address would not leave it. IPv4 has the
+ * gateway's; for IPv6 that is link-local, from which a wildcard socket would answer with a link-local address, so there is one of its own.
+ */
+#define GATEWAY_IPV4 bpf_htonl(0xa9fe0101) /* 169.254.1.1 */
+#define HAIRPIN_IPV6_HIGH bpf_htonl(0xfd616e65) /* fd61:6e65:7464::1 */
+#define HAIRPIN_IPV6_LOW bpf_htonl(0x74640000)
+
+inline_always void hairpin_address(struct address *to, int ipv4)
+{
+	if (ipv4) {
+		address_from_ipv4(to, GATEWAY_IPV4);
+	} else {
+		to->words[0] = HAIRPIN_IPV6_HIGH;
+		to->words[1] = HAIRPIN_IPV6_LOW;
+		to->words[2] = 0;
+		to->words[3] = bpf_htonl(1);
+	}
+}
+
+inline_always int address_is_hairpin(const struct address *a)
+{
+	struct address hairpin;
+
+	hairpin_address(&hairpin, address_is_ipv4(a));
+	return address_equal(a, &hairpin);
+}
+
 #endif

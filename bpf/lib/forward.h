@@ -22,7 +22,7 @@ inline_always int wants_masquerade(__u32 kind)
 }
 
 /* Out of the node by the kernel's routing table, masqueraded if the flow is. */
-verified_apart verdict send_outside(struct __sk_buff *skb, struct packet *p, __u32 masquerade_port, __u32 refresh)
+inline_always verdict leave_node(struct __sk_buff *skb, struct packet *p, __u32 masquerade_port, __u32 refresh)
 {
 	struct bpf_redir_neigh neighbour = {};
 	__u32 ifindex = 0;
@@ -41,6 +41,17 @@ verified_apart verdict send_outside(struct __sk_buff *skb, struct packet *p, __u
 	}
 	skb->mark = MARK_HANDLED;
 	return bpf_redirect_neigh(ifindex, &neighbour, sizeof(neighbour), 0);
+}
+
+verified_apart verdict send_outside(struct __sk_buff *skb, struct packet *p, __u32 masquerade_port, __u32 refresh)
+{
+	return leave_node(skb, p, masquerade_port, refresh);
+}
+
+/* The same for a packet that keeps its source: shorter of stack. */
+verified_apart verdict send_outside_as_is(struct __sk_buff *skb, struct packet *p)
+{
+	return leave_node(skb, p, 0, 0);
 }
 
 /* A packet whose addresses are final but for the masquerade. `return_by_tunnel`: a reply to a node that asked through the tunnel. */

@@ -11,6 +11,7 @@
 #include "conntrack.h"
 #include "masquerade.h"
 #include "nat.h"
+#include "policy.h"
 
 #define ICMP_HEADER 8
 
@@ -135,9 +136,11 @@ inline_always verdict restore_frontend(struct __sk_buff *skb, struct packet *p, 
 
 /*
  * An error for a local pod about a packet that it sent: masquerade undone, then the service translation.
- * TC_ACT_OK: on towards p->destination. NOT_FOR_POD: it is about a packet of the node itself.
+ * TC_ACT_OK: on towards p->destination. NOT_FOR_POD: it is about a packet of the node itself. UNRELATED: about none of the pod's, so that it
+ * is to be judged like any packet.
  */
 #define NOT_FOR_POD 1
+#define UNRELATED 2
 
 verified_apart verdict error_to_pod(struct __sk_buff *skb, struct packet *p, __u32 to_node)
 {
@@ -167,12 +170,22 @@ verified_apart verdict error_to_pod(struct __sk_buff *skb, struct packet *p, __u
 			return v;
 	}
 	row = subject_flow(&s, &source_began);
+	if (!to_node && (!row || !address_equal(&p->destination, &s.source)))
+		return UNRELATED;
 	if (row && source_began && (row->flags & (CT_TRANSLATED | CT_HAIRPIN)) == CT_TRANSLATED)
 		return restore_frontend(skb, p, &s, row);
 	return 0;
 }
 
-/* An error that a pod sends about a packet that it got. */
+/* An error for a local pod, from somewhere. `how`: enum judge_how. 0: deliver. */
+inline_always verdict accept_error(struct __sk_buff *skb, struct packet *p, __u32 how)
+{
+	verdict v = error_to_pod(skb, p, 0);
+
+	return v == UNRELATED ? judge_alone(skb, p, how) : v;
+}
+
+/* An error that a pod sends about a packet that it got. 0, UNRELATED, or a drop. */
 verified_apart verdict error_from_pod(struct __sk_buff *skb, struct packet *p)
 {
 	struct conntrack_row *row;
@@ -187,7 +200,9 @@ verified_apart verdict error_from_pod(struct __sk_buff *skb, struct packet *p)
 	if (v)
 		return v;
 	row = subject_flow(&s, &source_began);
-	if (row && row->flags & CT_SERVICE_ROW) {
+	if (!row || !address_equal(&p->source, &s.destination) || !address_equal(&p->destination, &s.source))
+		return UNRELATED;
+	if (row->flags & CT_SERVICE_ROW) {
 		/* What came as from the frontend came from the backend. */
 		end.a = row->translated_address;
 		end.a_port = row->translated_port;

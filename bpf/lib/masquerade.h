@@ -54,14 +54,27 @@ inline_always __u32 port_seed(const struct packet *p)
 	return h ^ (h >> 16);
 }
 
-/* Whether the flow behind a taken port is over. */
-call_apart int is_stale(const struct masquerade_row *taken, const struct flow_key *outside, __u32 now)
+/* The stack is short where a port is taken, and nothing else runs on this CPU meanwhile. */
+struct masquerade_scratch {
+	struct flow_key outside;
+	struct flow_key inside;
+	struct masquerade_row mine;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__type(key, __u32);
+	__type(value, struct masquerade_scratch);
+	__uint(max_entries, 1);
+} masquerade_scratch SEC(".maps");
+
+/* Whether the flow behind a taken port is over. `inside`: scratch. */
+call_apart int is_stale(const struct masquerade_row *taken, const struct flow_key *outside, struct flow_key *inside, __u32 now)
 {
 	struct conntrack_row *row;
-	struct flow_key key;
 
-	order_ends(&key, &taken->pod_address, taken->pod_port, &outside->a, outside->a_port, outside->protocol);
-	row = bpf_map_lookup_elem(&conntrack, &key);
+	order_ends(inside, &taken->pod_address, taken->pod_port, &outside->a, outside->a_port, outside->protocol);
+	row = bpf_map_lookup_elem(&conntrack, inside);
 	return !row || row->masquerade_port != outside->b_port || conntrack_expired(row, outside->protocol, now);
 }
 
@@ -69,37 +82,41 @@ call_apart int is_stale(const struct masquerade_row *taken, const struct flow_ke
 verified_apart verdict masquerade_begin(const struct packet *p, __u32 now, struct conntrack_row *fresh)
 {
 	__u32 span = config.masquerade_last - config.masquerade_first + 1;
-	struct masquerade_row mine = {};
-	struct flow_key key;
-	__u32 seed, stride;
+	struct masquerade_scratch *s;
+	struct masquerade_row *mine;
+	struct flow_key *key;
+	__u32 zero = 0, seed, stride;
 
-	if (!p || !fresh)
+	s = bpf_map_lookup_elem(&masquerade_scratch, &zero);
+	if (!p || !fresh || !s)
 		return dropped(DROP_MALFORMED);
-	mine.pod_address = p->source;
-	mine.pod_port = p->source_port;
+	key = &s->outside;
+	mine = &s->mine;
+	mine->pod_address = p->source;
+	mine->pod_port = p->source_port;
 	seed = port_seed(p);
 	stride = (seed >> 16) | 1; /* flows that meet at one port part at the next */
 	if (!can_masquerade(p))
 		return dropped(DROP_UNSUPPORTED_PROTOCOL);
-	if (!outside_key(&key, p) || !span)
+	if (!outside_key(key, p) || !span)
 		return 0;
 	for (int i = 0; i < PROBES_MAX; i++) {
 		struct masquerade_row *taken;
 
-		key.b_port = bpf_htons(config.masquerade_first + (seed + i * stride) % span);
-		if (!bpf_map_update_elem(&masquerade, &key, &mine, BPF_NOEXIST))
+		key->b_port = bpf_htons(config.masquerade_first + (seed + i * stride) % span);
+		if (!bpf_map_update_elem(&masquerade, key, mine, BPF_NOEXIST))
 			goto found;
-		taken = bpf_map_lookup_elem(&masquerade, &key);
+		taken = bpf_map_lookup_elem(&masquerade, key);
 		if (!taken)
 			continue;
-		if (taken->pod_port == mine.pod_port && address_equal(&taken->pod_address, &mine.pod_address))
+		if (taken->pod_port == mine->pod_port && address_equal(&taken->pod_address, &mine->pod_address))
 			goto found;
-		if (is_stale(taken, &key, now) && !bpf_map_update_elem(&masquerade, &key, &mine, BPF_ANY))
+		if (is_stale(taken, key, &s->inside, now) && !bpf_map_update_elem(&masquerade, key, mine, BPF_ANY))
 			goto found;
 	}
 	return dropped(DROP_MASQUERADE_EXHAUSTED);
 found:
-	fresh->masquerade_port = key.b_port;
+	fresh->masquerade_port = key->b_port;
 	return 0;
 }
 

@@ -48,7 +48,7 @@ verified_apart verdict return_to_client(struct __sk_buff *skb, struct packet *p)
 		if (v)
 			return v;
 	}
-	return address_is_node(&p->destination, p->ipv4) ? TC_ACT_OK : send_outside(skb, p, 0, 0);
+	return address_is_node(&p->destination, p->ipv4) ? TC_ACT_OK : send_outside_as_is(skb, p);
 }
 
 #endif

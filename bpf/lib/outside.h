@@ -63,7 +63,7 @@ call_apart verdict send_to_other_node(struct __sk_buff *skb, struct packet *p, s
 	}
 	if (route_kind(route) == ROUTE_REMOTE_PODS)
 		return to_next_hop(skb, p, &route->next_hop);
-	return send_outside(skb, p, 0, 0);
+	return send_outside_as_is(skb, p);
 }
 
 inline_always verdict keep_flow(const struct packet *p, struct flow *f, const struct conntrack_row *fresh)
@@ -99,7 +99,7 @@ verified_apart verdict serve(struct __sk_buff *skb, struct packet *p, __u32 clie
 		if (!frontend)
 			return NOT_FOR_SERVICE;
 	}
-	v = find_backend(p, &f, choice, frontend, &fresh, !client_is_node);
+	v = find_backend(skb, p, &f, choice, frontend, &fresh, !client_is_node);
 	if (v)
 		return v;
 	to = bpf_map_lookup_elem(&endpoints, other_end(&f));

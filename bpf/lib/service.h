@@ -11,29 +11,16 @@
 
 #include "frontend.h"
 #include "nat.h"
+#include "policy.h"
 
 #define CHOICES_MAX 4
 
-/*
- * A pod that reaches itself sees another source: what it answers to its own address would not leave it. IPv4 has the gateway's;
- * for IPv6 that is link-local, from which a wildcard socket would answer with a link-local address, so there is one of its own.
- */
-#define HAIRPIN_IPV4 bpf_htonl(0xa9fe0101) /* 169.254.1.1 */
-#define HAIRPIN_IPV6_HIGH bpf_htonl(0xfd616e65) /* fd61:6e65:7464::1 */
-#define HAIRPIN_IPV6_LOW bpf_htonl(0x74640000)
-
 inline_always void source_towards(struct address *source, const struct packet *p, const struct address *backend)
 {
-	if (likely(!address_equal(&p->source, backend))) {
+	if (likely(!address_equal(&p->source, backend)))
 		*source = p->source;
-	} else if (p->ipv4) {
-		address_from_ipv4(source, HAIRPIN_IPV4);
-	} else {
-		source->words[0] = HAIRPIN_IPV6_HIGH;
-		source->words[1] = HAIRPIN_IPV6_LOW;
-		source->words[2] = 0;
-		source->words[3] = bpf_htonl(1);
-	}
+	else
+		hairpin_address(source, p->ipv4);
 }
 
 inline_always int translated_from(const struct conntrack_row *row, const struct packet *p)
@@ -304,15 +291,18 @@ call_apart verdict rewrite_to_backend(struct __sk_buff *skb, struct packet *p, c
 
 /*
  * On entry `f` is the flow as it was sent to the frontend, `kept` its CT_SERVICE_ROW or 0, `frontend` the frontend or, with such a row, 0;
- * `beyond`: the client is neither a pod nor a process here. On return 0 `f` is the flow to the backend; where f->row is 0 `fresh` is its row, to be added. The packet is unchanged.
+ * `beyond`: the client is neither a pod nor a process here. On return 0 `f` is the flow to the backend, and may be; where f->row is 0
+ * `fresh`, all zero before, is its row, to be added. The packet is unchanged.
  */
-inline_always verdict find_backend(const struct packet *p, struct flow *f, struct conntrack_row *kept, const struct frontend *frontend,
-				   struct conntrack_row *fresh, __u32 beyond)
+inline_always verdict find_backend(struct __sk_buff *skb, const struct packet *p, struct flow *f, struct conntrack_row *kept,
+				   const struct frontend *frontend, struct conntrack_row *fresh, __u32 beyond)
 {
-	if (!kept || !choice_holds(p, f, kept)) {
-		struct choice choice = {};
-		verdict v;
+	__u32 how = beyond ? JUDGE_BY_WIRE : 0, generation;
+	int holds = kept && choice_holds(p, f, kept);
+	struct choice choice = {};
+	verdict v;
 
+	if (!holds) {
 		if (kept)
 			frontend = find_frontend(p);
 		if (!frontend)
@@ -321,12 +311,22 @@ inline_always verdict find_backend(const struct packet *p, struct flow *f, struc
 		if (v)
 			return v;
 		set_flow(f, choice.known, choice.known & FLOW_ROW ? bpf_map_lookup_elem(&conntrack, &f->key) : 0);
+	}
+	if (!f->row || must_judge(f->row, p, how)) {
+		v = judge_flow(skb, f, f->row ? f->row : fresh, how);
+		if (v)
+			return v;
+	}
+	generation = fresh->policy_generation;
+	if (!holds) {
 		v = remember_choice(p, f, choice.backend_id, fresh);
 		if (v)
 			return v;
 	}
-	if (!f->row)
+	if (!f->row) {
 		begin_translated(p, f, fresh);
+		fresh->policy_generation = generation;
+	}
 	return 0;
 }
 

@@ -35,10 +35,16 @@ TABLE(classes, BPF_MAP_TYPE_LPM_TRIE, struct route_key, __u32, 131072, BPF_F_NO_
 TABLE(policies, BPF_MAP_TYPE_LPM_TRIE, struct policy_key, struct policy_row, 262144, BPF_F_NO_PREALLOC);
 TABLE(policy_generation, BPF_MAP_TYPE_ARRAY, __u32, __u32, 1, 0);
 TABLE(policy_counts, BPF_MAP_TYPE_PERCPU_HASH, struct policy_count_key, struct policy_count, 16384, BPF_F_NO_PREALLOC);
-TABLE(denials, BPF_MAP_TYPE_LRU_HASH, struct denial_key, struct denial, 8192, 0);
+TABLE(denials, BPF_MAP_TYPE_LRU_PERCPU_HASH, struct denial_key, struct denial, 8192, 0);
 TABLE(verdict_budget, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct verdict_budget, 1, 0);
 TABLE(verdict_losses, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, VERDICT_LOSSES, 0);
 TABLE(last_drops, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct last_drop, 1, 0);
 TABLE(drops, BPF_MAP_TYPE_PERCPU_HASH, struct drop_key, struct drop_count, 256, 0);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20); /* bytes */
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} verdicts SEC(".maps");
 
 #endif

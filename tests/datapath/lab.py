@@ -38,7 +38,7 @@ from agent.datapath.abi import (
 from agent.datapath.programs import AttachMode, Datapath, DatapathConfig, MapSizes, RoutingMode
 
 OBJECTS = Path(__file__).resolve().parent.parent.parent / "agent" / "objects"
-NAMESPACE = "dp-lab"
+NAMESPACE = os.environ.get("PROVISIONER_TEST_PREFIX", "dp-") + "lab"
 OK, SHOT, REDIRECT = 0, 2, 7
 NODE = {4: "198.19.0.10", 6: "2001:db8::10"}
 OTHER_NODE = {4: "198.19.0.11", 6: "2001:db8::11"}
@@ -224,7 +224,7 @@ def lab(mode: str = "native", *, masquerade: bool = True, attach: str = "auto", 
             direct_return=direct,
             attach_mode=AttachMode(attach),
             mtu=mtu,
-            map_sizes=MapSizes(conntrack=8192, masquerade=8192, affinity=1024, socket_flows=1024),
+            map_sizes=MapSizes(conntrack=8192, masquerade=8192, affinity=1024, socket_flows=1024, verdicts=1 << 16),
         )
         datapath = Datapath.open(config, pins, OBJECTS)
         stack.callback(datapath.close)

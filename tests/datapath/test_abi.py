@@ -13,25 +13,34 @@ from typing import Any
 
 import pytest
 
-from agent.datapath import abi
+from agent.datapath import abi, policy_rows
 from agent.datapath import conntrack as collector
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OBJECTS = ("pod", "host", "overlay", "socket")
-CODECS = [value for value in vars(abi).values() if isinstance(value, abi.Codec) and value.name]
+CODECS = [value for module in (abi, policy_rows) for value in vars(module).values() if isinstance(value, abi.Codec) and value.name]
 
 
 @pytest.fixture(scope="module")
 def structs() -> dict[str, dict[str, Any]]:
-    """The structures of all objects, by name, from their BTF."""
+    """The structures of all objects, by name, from their BTF; `places` are the members' offsets in bytes, those of unions among them."""
     found: dict[str, dict[str, Any]] = {}
     for name in OBJECTS:
         dump = subprocess.run(
             ["bpftool", "-j", "btf", "dump", "file", str(ROOT / f"agent/objects/{name}.bpf.o")], check=True, capture_output=True, text=True
         ).stdout
-        for kind in json.loads(dump)["types"]:
+        kinds = {kind["id"]: kind for kind in json.loads(dump)["types"]}
+        for kind in kinds.values():
             if kind["kind"] == "STRUCT" and kind["name"] != "(anon)":
-                found[kind["name"]] = kind
+                found[kind["name"]] = kind | {"places": _places(kind, kinds)}
+    return found
+
+
+def _places(kind: dict[str, Any], kinds: dict[int, dict[str, Any]]) -> dict[str, int]:
+    found = {}
+    for member in kind["members"]:
+        inside = kinds[member["type_id"]]["members"] if member["name"] == "(anon)" else [member]
+        found |= {one["name"]: member["bits_offset"] // 8 for one in inside}
     return found
 
 
@@ -45,12 +54,16 @@ def test_the_configuration_has_the_size_of_its_structure(structs: dict[str, dict
     assert structs["datapath_config"]["size"] == len(record.pack())
 
 
-@pytest.mark.parametrize("name", ["datapath_config", *(codec.name for codec in CODECS if codec.name != "address")])
+def test_a_record_of_a_verdict_has_the_size_of_its_structure(structs: dict[str, dict[str, Any]]) -> None:
+    assert structs["verdict_record"]["size"] == policy_rows.VERDICT_SIZE
+
+
+@pytest.mark.parametrize("name", ["datapath_config", "verdict_record", *(codec.name for codec in CODECS if codec.name != "address")])
 def test_a_structure_has_no_holes(structs: dict[str, dict[str, Any]], name: str) -> None:
     """A hole would be garbage in a key: every byte up to the end belongs to a member that begins where the last one ended."""
     header = (ROOT / "bpf/abi.h").read_text()
-    # Of a union of addresses one is enough.
-    header = re.sub(r"union \{\n\t\t(struct address )\w+;\n.*?\n\t\};", r"\1either;", header, flags=re.DOTALL)
+    # Of a union one member is enough.
+    header = re.sub(r"union \{\n\t\t(struct address |__\w+ )\w+;[^\n]*\n.*?\n\t\};", r"\1either;", header, flags=re.DOTALL)
     body = re.search(rf"struct {name} \{{(.*?)\n\}};", header, re.DOTALL)
     assert body is not None
     sizes = {"__u8": 1, "__u16": 2, "__be16": 2, "__u32": 4, "__u64": 8, "struct address": 16}
@@ -86,21 +99,56 @@ FIELDS = [
     ),
     (
         abi.CONNTRACK_ROW,
-        abi.ConntrackRow(9, abi.ConntrackState.CLOSED, abi.ConntrackFlag.HAIRPIN, 61001, IPv4Address("192.0.2.1"), 80, 77),
+        abi.ConntrackRow(
+            9, abi.ConntrackState.CLOSED, abi.ConntrackFlag.HAIRPIN, 61001, IPv4Address("192.0.2.1"), 80, 0, policy_generation=77
+        ),
         {
             "last_seen": "=I9",
             "state": "=B3",
             "flags": "=B64",
             "masquerade_port": ">H61001",
             "translated_port": ">H80",
-            "backend_id": "=I77",
+            "policy_generation": "=I77",
         },
+    ),
+    (
+        abi.CONNTRACK_ROW,
+        abi.ConntrackRow(9, abi.ConntrackState.NEW, abi.ConntrackFlag.SERVICE_ROW, 0, IPv4Address("192.0.2.1"), 80, 77),
+        {"backend_id": "=I77"},
     ),
     (abi.MASQUERADE_ROW, abi.MasqueradeRow(IPv4Address("192.0.2.1"), 99), {"pod_port": ">H99"}),
     (abi.FRAGMENT_KEY, abi.FragmentKey(IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2"), 3, 17), {"protocol": "=B17"}),
     (abi.FRAGMENT_ROW, abi.FragmentRow(1, 2), {"source_port": ">H1", "destination_port": ">H2"}),
     (abi.DROP_KEY, abi.DropKey(3, 4), {"reason": "=B3", "direction": "=B4"}),
     (abi.DROP_COUNT, abi.DropCount(3, 4), {"packets": "=Q3", "bytes": "=Q4"}),
+    (
+        policy_rows.ISOLATION,
+        policy_rows.Isolation(3, 4, policy_rows.IsolationFlag.LOG_EGRESS),
+        {"ingress_set": "=I3", "egress_set": "=I4", "flags": "=I2"},
+    ),
+    (
+        policy_rows.POLICY_KEY,
+        policy_rows.PolicyKey(3, 4, 17, 53, 96),
+        {"prefix_length": "=I96", "set": "=I3", "class": "=I4", "protocol": ">H17", "port": ">H53"},
+    ),
+    (policy_rows.POLICY_ROW, policy_rows.PolicyRow(3, policy_rows.PolicyFlag.LOG), {"rule": "=I3", "flags": "=I1"}),
+    (policy_rows.POLICY_COUNT_KEY, policy_rows.PolicyCountKey(3, 4), {"set": "=I3", "rule": "=I4"}),
+    (policy_rows.POLICY_COUNT, policy_rows.PolicyCount(3, 4), {"packets": "=Q3", "bytes": "=Q4"}),
+    (
+        policy_rows.DENIAL_KEY,
+        policy_rows.DenialKey(IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1"), 53, 17, policy_rows.Direction.EGRESS),
+        {"destination_port": ">H53", "protocol": "=B17", "direction": "=B1"},
+    ),
+    (
+        policy_rows.DENIAL,
+        policy_rows.Denial(3, 4, 5, 6),
+        {"told_at": "=Q3", "untold": "=I4", "untold_since": "=Q5", "set": "=I6"},
+    ),
+    (
+        policy_rows.LAST_DROP,
+        policy_rows.LastDrop(3, 4, 5, 6),
+        {"time": "=Q3", "policy_set": "=I4", "reason": "=B5", "direction": "=B6"},
+    ),
 ]
 
 
@@ -109,7 +157,7 @@ def test_fields_stand_where_c_reads_them_and_come_back(
     structs: dict[str, dict[str, Any]], codec: abi.Codec[Any], row: Any, fields: dict[str, str]
 ) -> None:
     packed = codec.pack(row)
-    places = {member["name"]: member["bits_offset"] // 8 for member in structs[codec.name]["members"]}
+    places = structs[codec.name]["places"]
     for name, expected in fields.items():
         assert struct.unpack_from(expected[:2], packed, places[name])[0] == int(expected[2:]), name
     assert codec.unpack(packed) == row
@@ -144,10 +192,51 @@ def _enum(name: str) -> dict[str, int]:
         ("conntrack_flag", "CT_", abi.ConntrackFlag),
         ("drop_reason", "DROP_", abi.DropReason),
         ("drop_direction", "DROP_", abi.DropDirection),
+        ("policy_direction", "POLICY_", policy_rows.Direction),
+        ("isolation_flag", "ISOLATION_", policy_rows.IsolationFlag),
+        ("policy_flag", "POLICY_", policy_rows.PolicyFlag),
+        ("verdict_loss", "VERDICT_LOSS_", policy_rows.VerdictLoss),
     ],
 )
 def test_enums_are_the_same_in_both_languages(name: str, prefix: str, python: type[IntEnum]) -> None:
-    assert {key.removeprefix(prefix): value for key, value in _enum(name).items()} == {m.name: m.value for m in python}
+    defined = {key.removeprefix(prefix): value for key, value in _enum(name).items() if key != "VERDICT_LOSSES"}
+    assert defined == {m.name: m.value for m in python}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("POLICY_CLASS_ANY", policy_rows.CLASS_ANY),
+        ("POLICY_PREFIX_ANY", policy_rows.PREFIX_ANY),
+        ("POLICY_PREFIX_PROTOCOL", policy_rows.PREFIX_PROTOCOL),
+    ],
+)
+def test_constants_are_the_same_in_both_languages(name: str, value: int) -> None:
+    found = re.search(rf"#define {name} (\w+)", (ROOT / "bpf/abi.h").read_text())
+    assert found is not None
+    assert int(found.group(1), 0) == value
+
+
+def test_a_record_of_a_verdict_is_read_where_c_writes_it(structs: dict[str, dict[str, Any]]) -> None:
+    fields: dict[str, tuple[str, Any]] = {
+        "time": ("=Q", 1),
+        "source": ("16s", abi.pack_address(IPv4Address("192.0.2.1"))),
+        "destination": ("16s", abi.pack_address(IPv6Address("2001:db8::1"))),
+        "source_port": (">H", 2),
+        "destination_port": (">H", 3),
+        "protocol": ("=B", 6),
+        "direction": ("=B", 1),
+        "allowed": ("=B", 1),
+        "set": ("=I", 4),
+        "rule": ("=I", 5),
+        "count": ("=I", 6),
+    }
+    record = bytearray(policy_rows.VERDICT_SIZE)
+    for name, (kind, value) in fields.items():
+        struct.pack_into(kind, record, structs["verdict_record"]["places"][name], value)
+    assert policy_rows.unpack_verdict(bytes(record)) == policy_rows.Verdict(
+        1, IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1"), 2, 3, 6, policy_rows.Direction.EGRESS, True, 4, 5, 6
+    )
 
 
 def test_timeouts_are_the_same_in_both_languages() -> None:
