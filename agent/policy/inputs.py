@@ -17,7 +17,8 @@ POLICY_TABLES = ("policies", "classes", "isolation")
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What is new, changed, or (None) gone. `endpoints`: the addresses of this node's own pods as CNI gave them, which may be known before
-    or without the Pod's status; only pods in it are isolated here. `logging` None: as before."""
+    or without the Pod: one that is not known is closed, and one whose Pod is gone has the policies that it had. Only pods in it are isolated
+    here. `logging` None: as before."""
 
     pods: Mapping[Key, Pod | None] = field(default_factory=dict)
     namespaces: Mapping[str, Namespace | None] = field(default_factory=dict)
@@ -29,7 +30,8 @@ class Changes:
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Changes of the tables by name: to be written in the order of POLICY_TABLES, then deleted the other way round. After any prefix of
-    that walk every verdict is one that the rows before or after the round give."""
+    that walk every verdict is one that the rows before or after the round give (if the round is of several changes: one that some of them
+    give). Both are to be walked in their order. A row may be in both: it is needed on the way."""
 
     puts: Mapping[str, Mapping[Any, Any]] = field(default_factory=dict)
     deletes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)

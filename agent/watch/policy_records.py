@@ -7,10 +7,22 @@ server admits none of that; a file may hold it, and is told.)
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Any
 
-from agent.watch.records import Address, Key, Network
+from agent.watch.records import PROTOCOLS, Address, Key, Network, key_of
+
+DENY_LOG_ANNOTATION = "policy.network.gke.io/enable-deny-logging"
+ALLOW_LOG_ANNOTATION = "policy.network.gke.io/enable-logging"
+TEMPLATE_HASH_LABEL = "pod-template-hash"
+_OF_CRON_JOB = re.compile(r"(?P<name>.+)-\d{8,}")
+"""Whoever made the Job: a CronJob adds the minutes since 1970 to its name."""
 
 Labels = tuple[tuple[str, str], ...]
 """Sorted pairs, so that equal labels are equal values."""
@@ -113,6 +125,8 @@ class Pod:
     finished: bool = False
     """Succeeded or Failed: its address may be another's by now, so it is nobody's peer and has no policy."""
     workload: tuple[str, str] = ("", "")
+    created: str = ""
+    """The API's text, which sorts as time does: of two pods with one address the younger has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +146,76 @@ class Logging:
     delegate_allow: bool = False
     deny: bool = False
     delegate_deny: bool = False
+
+
+_container_port = lru_cache(4096)(ContainerPort)
+
+
+def pod(document: Mapping[str, Any]) -> Pod:
+    """A Pod from its JSON."""
+    metadata, spec, status = (document.get(part) or {} for part in ("metadata", "spec", "status"))
+    key, names = key_of(document), metadata.get("labels") or {}
+    listed = status.get("podIPs") or [{"ip": status.get("podIP")}]
+    return Pod(
+        key,
+        metadata.get("uid") or "",
+        labels(names),
+        tuple(_addresses(row.get("ip") for row in listed)),
+        sys.intern(spec.get("nodeName") or ""),
+        tuple(_named_ports(spec)),
+        host_network=bool(spec.get("hostNetwork")),
+        finished=status.get("phase") in {"Succeeded", "Failed"},
+        workload=_workload(key.name, metadata, names),
+        created=metadata.get("creationTimestamp") or "",
+    )
+
+
+def labels(given: Any) -> Labels:
+    """Labels in their order."""
+    if not isinstance(given, Mapping):
+        return ()
+    return tuple(
+        sorted((sys.intern(key), sys.intern(value)) for key, value in given.items() if isinstance(key, str) and isinstance(value, str))
+    )
+
+
+def _addresses(texts: Iterator[Any]) -> Iterator[Address]:
+    for text in texts:
+        try:
+            yield ip_address(text)
+        except ValueError:
+            continue
+
+
+def _named_ports(spec: Mapping[str, Any]) -> Iterator[ContainerPort]:
+    """Of containers, and of init containers that stay beside them."""
+    sidecars = [row for row in spec.get("initContainers") or () if row.get("restartPolicy") == "Always"]
+    for row in [*(spec.get("containers") or ()), *sidecars]:
+        for port in row.get("ports") or ():
+            name, number = port.get("name"), port.get("containerPort")
+            protocol = PROTOCOLS.get(port.get("protocol") or "TCP")
+            if name and isinstance(number, int) and 0 < number < 65536 and protocol is not None:
+                yield _container_port(sys.intern(name), protocol, number)
+
+
+def _workload(name: str, metadata: Mapping[str, Any], names: Mapping[str, Any]) -> tuple[str, str]:
+    owner = next((row for row in metadata.get("ownerReferences") or () if row.get("controller")), None)
+    if owner is None or owner.get("kind") == "Node":
+        return "Pod", name
+    kind, of = sys.intern(owner.get("kind") or ""), owner.get("name") or ""
+    template = names.get(TEMPLATE_HASH_LABEL)
+    if kind == "ReplicaSet" and template and of.endswith(f"-{template}"):
+        return "Deployment", sys.intern(of.removesuffix(f"-{template}"))
+    cron = _OF_CRON_JOB.fullmatch(of) if kind == "Job" else None
+    return ("CronJob", sys.intern(cron["name"])) if cron else (kind, sys.intern(of))
+
+
+def namespace(document: Mapping[str, Any]) -> Namespace:
+    """A Namespace from its JSON."""
+    metadata = document.get("metadata") or {}
+    return Namespace(key_of(document).name, labels(metadata.get("labels")), is_annotated(metadata, DENY_LOG_ANNOTATION))
+
+
+def is_annotated(metadata: Mapping[str, Any], annotation: str) -> bool:
+    """Whether an annotation is there and says "true"."""
+    return (metadata.get("annotations") or {}).get(annotation) == "true"

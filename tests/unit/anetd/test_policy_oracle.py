@@ -1,0 +1,283 @@
+"""The rows of NetworkPolicy against a slow and obvious oracle, looked up as the kernel does it; and the incremental compiler against one that
+begins anew, and against itself in the middle of a round."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent.datapath.policy_rows import Direction, IsolationFlag, PolicyFlag
+from agent.policy.inputs import Changes
+from agent.policy.verdict import Tables
+
+from .policy_objects import NUMBERS, Cluster, Document, Node, ask, changes, key, name_of, namespace, pod, policy, walk
+
+LIGHT = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+NAMESPACES = ("a", "b", "c")
+PODS = ("a/p", "a/q", "a/r", "b/p", "b/q", "c/p")
+POLICIES = ("a/one", "a/two", "b/one", "b/two")
+ADDRESSES = ("10.0.0.1", "10.0.0.2", "10.0.1.1", "10.0.1.2", "10.1.0.1", "fd00::1", "fd00::1:1", "fd00:1::1")
+OUTSIDE = ("192.0.2.1", "10.0.0.9", "10.2.0.1", "fd00::9", "2001:db8::1")
+NETWORKS = {
+    "10.0.0.0/8": ("10.0.0.0/24", "10.0.0.2/32", "10.0.0.0/16"),
+    "10.0.0.0/24": ("10.0.0.0/30", "10.0.0.2/32"),
+    "10.0.0.2/32": (),
+    "0.0.0.0/0": ("10.0.0.0/8", "192.0.2.0/24"),
+    "::/0": ("fd00::/16", "fd00::1/128"),
+    "fd00::/64": ("fd00::1:0/112",),
+    "fd00::1/128": (),
+}
+PROBES = (("TCP", 80), ("TCP", 81), ("TCP", 443), ("TCP", 8080), ("UDP", 80), ("SCTP", 80), ("ICMP", 0))
+LABELS = st.fixed_dictionaries({}, optional={"app": st.sampled_from("xy"), "tier": st.sampled_from("12")})
+SELECTORS = st.one_of(
+    st.just({}),
+    st.builds(lambda labels: {"matchLabels": labels}, LABELS),
+    st.builds(
+        lambda name, operator, values: {
+            "matchExpressions": [{"key": name, "operator": operator, **({"values": values} if operator.endswith("In") else {})}]
+        },
+        st.sampled_from(["app", "tier", "kubernetes.io/metadata.name"]),
+        st.sampled_from(["In", "NotIn", "Exists", "DoesNotExist"]),
+        st.lists(st.sampled_from(["x", "y", "1", "2", "a", "b"]), min_size=1, max_size=2, unique=True),
+    ),
+)
+BLOCKS = st.sampled_from(sorted(NETWORKS)).flatmap(
+    lambda cidr: st.builds(
+        lambda excepts: {"ipBlock": {"cidr": cidr, **({"except": excepts} if excepts else {})}},
+        st.lists(st.sampled_from(NETWORKS[cidr]), max_size=2, unique=True) if NETWORKS[cidr] else st.just([]),
+    )
+)
+PEERS = st.one_of(
+    BLOCKS,
+    st.builds(lambda s: {"podSelector": s}, SELECTORS),
+    st.builds(lambda s: {"namespaceSelector": s}, SELECTORS),
+    st.builds(lambda p, n: {"podSelector": p, "namespaceSelector": n}, SELECTORS, SELECTORS),
+)
+PORTS = st.one_of(
+    st.builds(lambda p: {"protocol": p}, st.sampled_from(["TCP", "UDP", "SCTP"])),
+    st.builds(lambda p, n: {"protocol": p, "port": n}, st.sampled_from(["TCP", "UDP"]), st.sampled_from([80, 81, 443, "web", "alt"])),
+    st.builds(lambda n, size: {"port": n, "endPort": n + size}, st.sampled_from([79, 80, 81, 400]), st.sampled_from([0, 1, 6, 8000])),
+)
+CONTAINER_PORTS = st.lists(
+    st.tuples(st.sampled_from(["web", "alt"]), st.sampled_from(["TCP", "UDP"]), st.sampled_from([80, 81, 8080])), max_size=3
+)
+
+
+def rules(peers: str) -> st.SearchStrategy[list[Document]]:
+    lists = st.fixed_dictionaries({}, optional={peers: st.lists(PEERS, max_size=2), "ports": st.lists(PORTS, max_size=2)})
+    return st.lists(lists, max_size=2)
+
+
+@st.composite
+def policies(draw: st.DrawFn, name: str) -> Document:
+    spec: Document = {"podSelector": draw(SELECTORS)}
+    if draw(st.booleans()):
+        spec["ingress"] = draw(rules("from"))
+    if draw(st.booleans()):
+        spec["egress"] = draw(rules("to"))
+    types = draw(st.sampled_from([None, ["Ingress"], ["Egress"], ["Ingress", "Egress"]]))
+    if types:
+        spec["policyTypes"] = types
+    return policy(name, log=draw(st.booleans()), **spec)
+
+
+@st.composite
+def pods(draw: st.DrawFn, name: str) -> Document:
+    return pod(
+        name,
+        *draw(st.lists(st.sampled_from(ADDRESSES), min_size=1, max_size=2, unique_by=lambda a: ":" in a)),
+        labels=draw(LABELS),
+        ports=draw(CONTAINER_PORTS),
+        created=draw(st.sampled_from(["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"])),
+        phase=draw(st.sampled_from(["Running", "Running", "Running", "Pending", "Succeeded"])),
+        host=draw(st.sampled_from([False, False, False, True])),
+    )
+
+
+NAMESPACE = st.sampled_from(NAMESPACES).flatmap(
+    lambda n: st.builds(lambda labels, log: namespace(n, labels, log=log), LABELS, st.booleans())
+)
+LOGGING = st.builds(
+    lambda allow, deny: {"metadata": {"name": "default"}, "spec": {"cluster": {"allow": allow, "deny": deny}}},
+    *(st.sampled_from([{}, {"log": True}, {"log": True, "delegate": True}]) for _ in range(2)),
+)
+Edit = tuple[str, str, Document | None]
+
+
+@st.composite
+def edits(draw: st.DrawFn) -> Edit:
+    kind = draw(
+        st.sampled_from(["pod", "pod", "namespace", "policy", "policy", "policy", "logging", "no pod", "no policy", "no namespace"])
+    )
+    if kind == "pod":
+        name = draw(st.sampled_from(PODS))
+        return kind, name, draw(pods(name))
+    if kind == "policy":
+        name = draw(st.sampled_from(POLICIES))
+        return kind, name, draw(policies(name))
+    if kind == "namespace":
+        found = draw(NAMESPACE)
+        return kind, name_of(found), found
+    if kind == "logging":
+        return kind, "", draw(LOGGING)
+    return kind, draw(st.sampled_from({"no pod": PODS, "no policy": POLICIES, "no namespace": NAMESPACES}[kind])), None
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> Cluster:
+    cluster = Cluster()
+    for name in PODS:
+        if draw(st.integers(0, 5)):
+            edit(cluster, ("pod", name, draw(pods(name))))
+    for name in POLICIES:
+        if draw(st.integers(0, 3)):
+            cluster.policies[name] = draw(policies(name))
+    for name in NAMESPACES:
+        cluster.namespaces[name] = namespace(name, draw(LABELS), log=draw(st.booleans()))
+    cluster.logging = draw(LOGGING)
+    return cluster
+
+
+def edit(cluster: Cluster, change: Edit) -> Changes:
+    """Take a change into the documents; what the compiler is told of it. Pods in a and b are this node's, if an address is theirs alone."""
+    kind, name, document = change
+    if kind == "logging":
+        cluster.logging = document or {}
+        return changes(logging=document)
+    if kind in {"policy", "no policy", "namespace", "no namespace"}:
+        table = cluster.policies if "policy" in kind else cluster.namespaces
+        if document is None:
+            table.pop(name, None)
+        else:
+            table[name] = document
+        return changes(policies={name: document}) if "policy" in kind else changes(namespaces={name: document})
+    before = cluster.local.pop(name, None)
+    if document is None:
+        cluster.pods.pop(name, None)
+    else:
+        cluster.pods[name] = document
+        addresses = tuple(row["ip"] for row in document["status"]["podIPs"])
+        taken = {address for each in cluster.local.values() for address in each}
+        if not name.startswith("c") and not document["spec"]["hostNetwork"] and taken.isdisjoint(addresses):
+            cluster.local[name] = addresses
+    now = cluster.local.get(name)
+    return changes(pods={name: document}, local={} if before is None and now is None else {name: now})
+
+
+Question = tuple[str, str, str, str, str, int]
+
+
+def questions(cluster: Cluster, probes: tuple[tuple[str, int], ...] = PROBES) -> Iterator[Question]:
+    """Each pod of this node with each address, in both directions."""
+    for name, own in cluster.local.items():
+        for address in own:
+            for peer in (*ADDRESSES, *OUTSIDE):
+                if peer not in own and ip_address(peer).version == ip_address(address).version:
+                    for direction in ("ingress", "egress"):
+                        for protocol, port in probes:
+                            yield name, address, peer, direction, protocol, port
+
+
+def allowed(tables: Tables, question: Question) -> bool:
+    _, address, peer, direction, protocol, port = question
+    return tables.judge(ip_address(address), ip_address(peer), Direction[direction.upper()], NUMBERS[protocol], port).allowed
+
+
+def check(cluster: Cluster, node: Node) -> None:
+    """Every verdict, which rules it names, and what of it is logged."""
+    spec = (cluster.logging.get("spec") or {}).get("cluster") or {}
+    allow, deny = spec.get("allow") or {}, spec.get("deny") or {}
+    for question in questions(cluster):
+        name, address, peer, direction, protocol, port = question
+        wanted = ask(cluster, name, peer, direction, protocol, port)
+        found = node.tables.judge(ip_address(address), ip_address(peer), Direction[direction.upper()], NUMBERS[protocol], port)
+        assert (found.allowed, bool(found.set)) == (wanted.allowed, wanted.isolated), question
+        if not wanted.isolated:
+            continue
+        assert tuple(map(str, node.compiler.policies_in(found.set))) == wanted.policies, question
+        if found.row is not None:
+            refs = node.compiler.rule(found.row.rule)
+            assert {(str(ref.policy), ref.direction.name.lower(), ref.index) for ref in refs} == wanted.by, question
+            annotated = any(cluster.policies[each]["metadata"]["annotations"] for each, _, _ in wanted.by)
+            assert bool(found.row.flags & PolicyFlag.LOG) == bool(allow.get("log") and (annotated or not allow.get("delegate"))), question
+        where = cluster.namespaces.get(cluster.pods[name]["metadata"]["namespace"])
+        told = bool(where and where["metadata"]["annotations"])
+        flag = IsolationFlag.LOG_INGRESS if direction == "ingress" else IsolationFlag.LOG_EGRESS
+        row = node.tables.isolation[ip_address(address)]
+        assert bool(row.flags & flag) == bool(deny.get("log") and (told or not deny.get("delegate"))), question
+
+
+def fresh(cluster: Cluster) -> Node:
+    node = Node()
+    node.apply(cluster.everything())
+    return node
+
+
+@given(clusters())
+@LIGHT
+def test_every_verdict_and_the_rules_it_names_are_the_documentations(cluster: Cluster) -> None:
+    check(cluster, fresh(cluster))
+
+
+@given(clusters(), st.lists(edits(), min_size=1, max_size=6))
+@LIGHT
+def test_after_each_change_the_rows_are_those_of_a_compilation_from_nothing(cluster: Cluster, changed: list[Edit]) -> None:
+    node = fresh(cluster)
+    for each in changed:
+        node.apply(edit(cluster, each))
+        check(cluster, node)
+        if each[0].startswith("no"):
+            continue  # what a policy leaves behind stays for the next changes
+        node.apply(Changes())
+        assert node.tables == fresh(cluster).tables
+        assert not node.compiler.unsettled
+    node.apply(Changes())
+    assert node.tables == fresh(cluster).tables
+
+
+@given(clusters(), st.lists(edits(), min_size=1, max_size=4))
+@LIGHT
+def test_in_the_middle_of_a_round_each_verdict_is_that_before_or_after(cluster: Cluster, changed: list[Edit]) -> None:
+    node = fresh(cluster)
+    probes = PROBES[:2]
+    for each in changed:
+        before = copy.deepcopy(cluster)
+        for rows in (node.compiler.apply(edit(cluster, each)), node.compiler.apply(Changes())):
+            asked = [q for q in questions(cluster, probes) if before.local.get(q[0]) == cluster.local.get(q[0])]
+            old = {q: allowed(node.tables, q) for q in asked}
+            final = copy.deepcopy(node.tables)
+            final.apply(rows)
+            new = {q: allowed(final, q) for q in asked}
+            for step in walk(node.tables, rows):
+                for q in asked:
+                    assert allowed(node.tables, q) in {old[q], new[q]}, (q, step)
+            assert node.tables == final
+
+
+@given(clusters(), st.lists(edits(), min_size=2, max_size=6))
+@LIGHT
+def test_changes_that_come_together_are_taken_up_together(cluster: Cluster, changed: list[Edit]) -> None:
+    node = fresh(cluster)
+    parts = [edit(cluster, each) for each in changed]
+    whole = Changes(
+        {k: v for part in parts for k, v in part.pods.items()},
+        {k: v for part in parts for k, v in part.namespaces.items()},
+        {k: v for part in parts for k, v in part.policies.items()},
+        {k: v for part in parts for k, v in part.endpoints.items()},
+        next((part.logging for part in reversed(parts) if part.logging is not None), None),
+    )
+    node.apply(whole)
+    check(cluster, node)
+    node.apply(Changes())
+    assert node.tables == fresh(cluster).tables
+
+
+def test_the_oracle_denies_and_allows() -> None:
+    cluster = Cluster({"a/p": pod("a/p", "10.0.0.1")}, {"a": namespace("a")}, {"a/one": policy("a/one")}, {"a/p": ("10.0.0.1",)})
+    assert not ask(cluster, "a/p", "10.0.0.2", "ingress", "TCP", 80).allowed
+    assert ask(cluster, "a/p", "10.0.0.2", "egress", "TCP", 80).allowed
+    assert key("a/p").name == "p"
