@@ -4,6 +4,7 @@
     anetd status     is it ready, what is it waiting for, what did it drop
     anetd endpoints  the pods of this node
     anetd services   frontends and their backends
+    anetd policy-log the records of the network policy log
 
 Exit status: 0, 1 when something failed, 2 for wrong usage.
 """
@@ -35,14 +36,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     if options.command == "agent":
         return run_agent(options.config)
+    if options.command == "policy-log":
+        from agent.policylog import command
+
+        return command.run(options)
     return _ask(options.command, getattr(options, "name", ""), options.output)
 
 
 def _parser() -> argparse.ArgumentParser:
+    from agent.policylog import command as policy_log
+
     parser = argparse.ArgumentParser(prog="anetd", description="The node agent of the pod network.")
     commands = parser.add_subparsers(dest="command", required=True)
     agent = commands.add_parser("agent", help="run the agent")
     agent.add_argument("--config", type=Path, default=CONFIG, help=f"the configuration (default {CONFIG})")
+    policy_log.add_parser(commands)
     for name, text in (("status", "the agent's state"), ("endpoints", "the pods of this node"), ("services", "frontends and backends")):
         command = commands.add_parser(name, help=text)
         command.add_argument("--output", "-o", choices=("table", "json"), default="table")

@@ -1,4 +1,4 @@
-"""`policy convert`: Cilium's policies as the NetworkPolicies that mean the same, where there are any."""
+"""`policy`, and its `convert`: Cilium's policies as the NetworkPolicies that mean the same, where there are any."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from provisioner import errors
 from provisioner.cli import options
 from provisioner.cli.output import Format, emit, note, to_yaml
+from provisioner.cli.policy_log import policy_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,9 @@ policy = typer.Typer(help="Work with network policies.", rich_markup_mode=None, 
 @policy.callback()
 def _policy() -> None:
     """Work with network policies."""
+
+
+policy.command("log")(policy_log)
 
 
 @policy.command("convert")

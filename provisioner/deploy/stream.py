@@ -59,26 +59,31 @@ class Ended:
 class Streams:
     """Commands that run side by side: source -> what opens one."""
 
-    def __init__(self, opening: Mapping[str, Callable[[], Running]]) -> None:
+    def __init__(self, opening: Mapping[str, Callable[[], Running]] | None = None) -> None:
+        self._opening = dict(opening or {})
         self._queue: queue.Queue[Line | Ended] = queue.Queue(_AHEAD)
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._running: list[Running] = []
-        self._left = len(opening)
-        self._threads = [
-            threading.Thread(target=self._read, args=(source, opener), name=f"stream-{source}", daemon=True)
-            for source, opener in opening.items()
-        ]
+        self._left = 0
+        self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        for source, opener in self._opening.items():
+            self.add(source, opener)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
         for thread in self._threads:
             thread.join()
+
+    def add(self, source: str, opener: Callable[[], Running]) -> None:
+        """One more, from the thread that reads `events`."""
+        thread = threading.Thread(target=self._read, args=(source, opener), name=f"stream-{source}", daemon=True)
+        self._threads = [old for old in self._threads if old.is_alive()] + [thread]
+        self._left += 1
+        thread.start()
 
     def stop(self) -> None:
         """End every command. `events` then ends too; what was not yet taken is dropped."""
@@ -87,9 +92,12 @@ class Streams:
             for running in self._running:
                 running.stop()
 
-    def events(self, idle: float | None = None) -> Iterator[Line | Ended | None]:
-        """Lines as they come, and the end of each source, until all have ended. With `idle`: None whenever so many seconds were silent."""
-        while self._left and not self._stopped.is_set():
+    def events(self, idle: float | None = None, *, forever: bool = False) -> Iterator[Line | Ended | None]:
+        """Lines as they come, and the end of each source, until all have ended (`forever`: until `stop`).
+
+        With `idle`: None whenever so many seconds were silent.
+        """
+        while (self._left or forever) and not self._stopped.is_set():
             try:
                 event = self._queue.get(timeout=idle)
             except queue.Empty:
@@ -104,10 +112,14 @@ class Streams:
             with opener() as running:
                 with self._lock:
                     self._running.append(running)
-                if self._stopped.is_set():
-                    return
-                for line in running.lines():
-                    self._put(Line(source, line))
+                try:
+                    if self._stopped.is_set():
+                        return
+                    for line in running.lines():
+                        self._put(Line(source, line))
+                finally:
+                    with self._lock:
+                        self._running.remove(running)
                 self._put(Ended(source, running.exit_code, running.errors))
         except (ApiError, UnavailableError) as error:
             self._put(Ended(source, None, failure=error))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 import time
 from datetime import datetime, timedelta
@@ -273,3 +275,48 @@ def test_following_ends_after_the_last_line_when_told(tmp_path: Path) -> None:
 
     found = [json.loads(line) for line in follow(Tail(tmp_path), Filter(disposition="deny").wants, ended)]
     assert [each.get("count") for each in found] == [None, 7]
+
+
+# ---- the command ----
+def policy_log(directory: Path, *words: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "agent.main", "policy-log", "--directory", str(directory), *words]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_the_command_prints_what_is_wanted_and_ends(tmp_path: Path) -> None:
+    lines = [record(), record(disposition="deny"), b"no record"]
+    (tmp_path / ACTIVE).write_bytes(b"".join(line + b"\n" for line in lines))
+    out, errors = policy_log(tmp_path, "--disposition", "deny", "--since", "2026-01-02T03:04:05Z").communicate(timeout=60)
+    assert (out, errors) == (lines[1] + b"\n", b"")
+    out, errors = policy_log(tmp_path / "missing").communicate(timeout=60)
+    assert (out, errors) == (b"", b"")
+
+
+def test_the_command_follows_until_its_input_ends(tmp_path: Path) -> None:
+    process = policy_log(tmp_path, "--follow", "--until-stdin-ends")
+    assert process.stdin is not None
+    assert process.stdout is not None
+    one = writer(tmp_path, 400)
+    for number in range(5):  # files are put away meanwhile
+        one.write([record(count=number) + b"\n"])
+        assert json.loads(process.stdout.readline())["count"] == number
+    process.stdin.close()
+    assert process.wait(60) == 0
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+
+
+def test_the_command_ends_quietly_when_nobody_reads(tmp_path: Path) -> None:
+    one = writer(tmp_path, 10_000)
+    one.write([record() + b"\n"])
+    process = policy_log(tmp_path, "--follow")
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    end = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < end:
+        one.write([record() + b"\n"])
+        time.sleep(0.05)
+    assert process.returncode == 0
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
