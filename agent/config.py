@@ -49,6 +49,8 @@ class Config:
     load_balancer_mode: str = "snat"
     layout: str = "v2"
     load_balancer_pool: tuple[Network, ...] = ()
+    policy_log_deny_policies: bool = False
+    """Whether the policy log's denials name the policies that isolate the pod, which GKE's do not."""
 
 
 def _text(field: str, value: object) -> str:
@@ -134,6 +136,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
     "loadBalancerMode": ("load_balancer_mode", _choice(*LOAD_BALANCER_MODES)),
     "layout": ("layout", _pin_name),
     "loadBalancerPool": ("load_balancer_pool", _networks),
+    "policyLogDenyPolicies": ("policy_log_deny_policies", _flag),
 }
 
 

@@ -16,6 +16,8 @@ FIELD_MANAGER = "provisioner"
 _RETRY_SECONDS = 0.2
 
 _ADMISSION = "admissionregistration.k8s.io"
+_EXTENSIONS = "apiextensions.k8s.io/v1"
+_LOGGING = "networking.gke.io/v1alpha1"
 # What the templates use: (apiVersion, kind) -> (path of the API group, plural, namespaced).
 _KINDS = {
     ("v1", "Namespace"): ("/api/v1", "namespaces", False),
@@ -24,6 +26,8 @@ _KINDS = {
     ("v1", "Service"): ("/api/v1", "services", True),
     (f"{_ADMISSION}/v1", "ValidatingAdmissionPolicy"): (f"/apis/{_ADMISSION}/v1", "validatingadmissionpolicies", False),
     (f"{_ADMISSION}/v1", "ValidatingAdmissionPolicyBinding"): (f"/apis/{_ADMISSION}/v1", "validatingadmissionpolicybindings", False),
+    (_EXTENSIONS, "CustomResourceDefinition"): (f"/apis/{_EXTENSIONS}", "customresourcedefinitions", False),
+    (_LOGGING, "NetworkLogging"): (f"/apis/{_LOGGING}", "networkloggings", False),
     ("apps/v1", "DaemonSet"): ("/apis/apps/v1", "daemonsets", True),
     ("apps/v1", "Deployment"): ("/apis/apps/v1", "deployments", True),
     ("policy/v1", "PodDisruptionBudget"): ("/apis/policy/v1", "poddisruptionbudgets", True),

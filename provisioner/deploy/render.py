@@ -24,7 +24,7 @@ HEALTH_PORT = 9879
 CLUSTER_DOMAIN = "cluster.local"
 _DNS_HOST_NUMBER = 10  # the place in the service CIDR that the field's tools give to DNS
 _BACKSLASH_OR_SURROGATES = re.compile(r"\\\\|\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})")
-_TEMPLATES = ("10-anetd.yaml", "20-coredns.yaml", "30-admission.yaml")
+_TEMPLATES = ("05-policy-logging.yaml", "10-anetd.yaml", "20-coredns.yaml", "30-admission.yaml", "40-policy-logging.yaml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,7 @@ def agent_config(spec: ClusterSpec, context: DeployContext) -> dict[str, Any]:
         "loadBalancerMode": spec.dataplane.load_balancer_mode.value,
         "layout": context.layout,
         "loadBalancerPool": list(context.load_balancer_pool),
+        "policyLogDenyPolicies": spec.dataplane.policy_log_deny_policies,
     }
 
 

@@ -188,6 +188,10 @@ class Dataplane(Model):
         None,
         description="Addresses for Services of type LoadBalancer, within the nodes' network; by default a part of it, with [] none.",
     )
+    policy_log_deny_policies: StrictBool = Field(
+        default=False,
+        description="Whether the policy log's denials name the policies that isolate the pod; GKE's do not.",
+    )
 
 
 class Metadata(Model):

@@ -138,7 +138,7 @@ def test_no_value_can_change_a_documents_structure(text):
     found = objects(SPECS["plain"], anetd_image=text, api_server=text)
     assert found["DaemonSet", "anetd"]["spec"]["template"]["spec"]["containers"][0]["image"] == text
     assert json.loads(found["ConfigMap", "anetd-config"]["data"]["config.json"])["apiServer"] == text
-    assert len(found) == 17
+    assert len(found) == 19
 
 
 def test_the_agents_configuration_is_what_the_agent_reads():
@@ -156,6 +156,7 @@ def test_the_agents_configuration_is_what_the_agent_reads():
         "nonMasqueradeCIDRs": ["192.168.0.0/16"],
         "attachMode": "auto",
         "socketLB": True,
+        "policyLogDenyPolicies": False,
         "loadBalancerMode": "snat",
         "layout": "v2",
         "loadBalancerPool": ["172.30.0.192/26"],
