@@ -268,6 +268,14 @@ class AddressSpace:
         entry = self._addresses.get(mapped(address))
         return max(entry.claims, key=_rank)[1] if entry is not None and entry.claims else None
 
+    def class_at(self, address: IPAddress) -> int:
+        """The class that the rows give an address."""
+        entry = self._addresses.get(mapped(address))
+        if entry is not None and entry.row is not None:
+            return entry.row.id
+        node = self._networks.find(address)
+        return self._nodes[node].id if node is not None else CLASS_NONE
+
     def _entry(self, address: IPAddress) -> _Address:
         number = mapped(address)
         entry = self._addresses.get(number)

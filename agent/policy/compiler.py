@@ -120,6 +120,10 @@ class Compiler:
         """The pod that an address stands for as a peer."""
         return self._space.owner(address)
 
+    def class_of(self, address: IPAddress) -> int:
+        """The class of an address as a peer."""
+        return self._space.class_at(address)
+
     # What changes.
 
     def apply(self, changes: Changes) -> Rows:

@@ -17,8 +17,8 @@ POLICY_TABLES = ("policies", "classes", "isolation")
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What is new, changed, or (None) gone. `endpoints`: the addresses of this node's own pods as CNI gave them, which may be known before
-    or without the Pod: one that is not known is closed, and one whose Pod is gone has the policies that it had. Only pods in it are isolated
-    here. `logging` None: as before."""
+    or without the Pod: one that is not known is closed, and one whose Pod is gone has the policies that it had. Only pods in it are
+    isolated here. `logging` None: as before."""
 
     pods: Mapping[Key, Pod | None] = field(default_factory=dict)
     namespaces: Mapping[str, Namespace | None] = field(default_factory=dict)

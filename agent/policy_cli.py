@@ -1,0 +1,94 @@
+"""`anetd policy explain` and `anetd policy matrix`: questions to API objects in a file, without an agent or a cluster.
+
+    anetd policy explain --objects FILE|- --from NS/POD|ADDRESS --to NS/POD|ADDRESS|NS/SERVICE [--port P] [--protocol TCP] [-o json]
+    anetd policy matrix --objects FILE|- [--namespace NS ...] [--port P[/PROTOCOL] ...] [-o json]
+
+FILE is a document of `agent.policy.objects`; `-o json` prints one of `agent.policy.explanation` or `agent.policy.matrix`. Exit status: 0
+if the question could be answered, whatever the answer; 1 if there is no such pod, Service or port; 2 for wrong usage or a document that
+is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agent.policy.objects import Objects
+
+PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1, "ICMPV6": 58}
+_PORTLESS = {1, 58}
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    """The commands below `anetd policy`."""
+    commands = parser.add_subparsers(dest="question", required=True)
+    explain = commands.add_parser("explain", help="whether a packet passes, and which rules say so")
+    explain.add_argument("--from", dest="source", required=True, metavar="NS/POD|ADDRESS")
+    explain.add_argument("--to", dest="destination", required=True, metavar="NS/POD|ADDRESS|NS/SERVICE")
+    explain.add_argument("--port", default="", help="a number or a name; of a Service its own")
+    explain.add_argument("--protocol", default="TCP", type=str.upper, choices=sorted(PROTOCOLS))
+    matrix = commands.add_parser("matrix", help="which workloads reach which")
+    matrix.add_argument("--namespace", action="append", default=[], help="of these only (default: all)")
+    matrix.add_argument("--port", action="append", default=[], metavar="PORT[/PROTOCOL]", help="at these only (default: all)")
+    for command in (explain, matrix):
+        command.add_argument("--objects", required=True, metavar="FILE|-", help="the API objects")
+        command.add_argument("--output", "-o", choices=("table", "json"), default="table")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Answer; the exit status."""
+    from agent.policy.objects import DocumentError, read
+    from agent.policy.parties import PartyError
+
+    try:
+        objects = read(sys.stdin.read() if options.objects == "-" else Path(options.objects).read_text(encoding="utf-8"))
+        answer = _explain(options, objects) if options.question == "explain" else _matrix(options, objects)
+    except (DocumentError, OSError, UnicodeDecodeError) as error:
+        return _fail(f"{options.objects}: {error}", 2)
+    except PartyError as error:
+        return _fail(str(error), 1)
+    sys.stdout.write(answer)
+    return 0
+
+
+def _explain(options: argparse.Namespace, objects: Objects) -> str:
+    from agent.policy import explanation
+    from agent.policy.explain import explain
+    from agent.policy.parties import PartyError, parties, targets
+
+    protocol = PROTOCOLS[options.protocol]
+    if not options.port and protocol not in _PORTLESS:
+        raise PartyError(f"{options.protocol} needs a port: say --port")
+    port = "" if protocol in _PORTLESS else options.port
+    sources, ends = parties(objects, options.source), targets(objects, options.destination, protocol, port)
+    paths = [explain(objects, a, b, protocol) for b in ends for a in sources if a.address.version == b.address.version]
+    if not paths:
+        raise PartyError(f"{options.source} and {options.destination} have no addresses of one IP family")
+    found = explanation.document(options.source, options.destination, port, paths, objects.problems)
+    return json.dumps(found, indent=2) + "\n" if options.output == "json" else explanation.text(found)
+
+
+def _matrix(options: argparse.Namespace, objects: Objects) -> str:
+    from agent.policy.matrix import matrix, text
+
+    found = matrix(objects, options.namespace, [_port(each) for each in options.port])
+    return json.dumps(found) + "\n" if options.output == "json" else text(found)
+
+
+def _port(given: str) -> tuple[int, int]:
+    from agent.policy.parties import PartyError
+
+    number, _, protocol = given.partition("/")
+    protocol = protocol.upper() or "TCP"
+    if not number.isdecimal() or not 0 < int(number) < 65536 or protocol not in PROTOCOLS or PROTOCOLS[protocol] in _PORTLESS:
+        raise PartyError(f"{given!r} is no port: write one like 80, 53/UDP or 5000/SCTP")
+    return PROTOCOLS[protocol], int(number)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"anetd: {message}", file=sys.stderr)  # noqa: T201 (this is a command)
+    return status
