@@ -4,6 +4,7 @@
     anetd status     is it ready, what is it waiting for, what did it drop
     anetd endpoints  the pods of this node
     anetd services   frontends and their backends
+    anetd policy     explain, matrix: what NetworkPolicies in a file say (see agent/policy_cli.py)
     anetd policy-log the records of the network policy log
 
 Exit status: 0, 1 when something failed, 2 for wrong usage.
@@ -40,10 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         from agent.policylog import command
 
         return command.run(options)
+    if options.command == "policy":
+        from agent import policy_cli
+
+        return policy_cli.run(options)
     return _ask(options.command, getattr(options, "name", ""), options.output)
 
 
 def _parser() -> argparse.ArgumentParser:
+    from agent import policy_cli
     from agent.policylog import command as policy_log
 
     parser = argparse.ArgumentParser(prog="anetd", description="The node agent of the pod network.")
@@ -51,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     agent = commands.add_parser("agent", help="run the agent")
     agent.add_argument("--config", type=Path, default=CONFIG, help=f"the configuration (default {CONFIG})")
     policy_log.add_parser(commands)
+    policy_cli.add_commands(commands.add_parser("policy", help="questions about NetworkPolicies"))
     for name, text in (("status", "the agent's state"), ("endpoints", "the pods of this node"), ("services", "frontends and backends")):
         command = commands.add_parser(name, help=text)
         command.add_argument("--output", "-o", choices=("table", "json"), default="table")

@@ -86,10 +86,8 @@ def _backends(objects: Objects, service: Service, protocol: int, port: str) -> I
     if service.addresses:
         said = [each for each in service.ports if each.protocol == protocol and port in {str(each.port), each.name}]
         if not said:
-            there = ", ".join(f"{PROTOCOL_NAMES[each.protocol]} {each.port}" for each in service.ports)
-            raise PartyError(
-                f"the Service {service.key} has no port {PROTOCOL_NAMES.get(protocol, protocol)} {port}; it has {there or 'none'}"
-            )
+            there = ", ".join(f"{protocol_name(each.protocol)} {each.port}" for each in service.ports)
+            raise PartyError(f"the Service {service.key} has no port {protocol_name(protocol)} {port}; it has {there or 'none'}")
         wanted = said[0].name
     found: dict[IPAddress, Party] = {}
     for each in sorted(slices, key=lambda s: s.key.name):
@@ -126,9 +124,8 @@ def _port(party: Party, protocol: int, text: str) -> int:
         return int(text)
     numbers = port_numbers(party.pod) if party.pod is not None else {}
     if (text, protocol) not in numbers:
-        raise PartyError(
-            f"{party} has no port {PROTOCOL_NAMES.get(protocol, protocol)} {text}; write a number from 1 to 65535 or a container port's name"
-        )
+        wanted = "write a number from 1 to 65535 or a container port's name"
+        raise PartyError(f"{party} has no port {protocol_name(protocol)} {text}; {wanted}")
     return numbers[text, protocol]
 
 
