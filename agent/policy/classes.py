@@ -2,40 +2,27 @@
 
 An address' class is the set of terms that hold for it: blocks, for every address, and selectors, for addresses of pods. The terms are
 those of all policies of the cluster, whether a pod of this node needs them or not, so that the labels of one pod never change another's
-class. Pods of one namespace with the same labels and ports are a group and matched once.
-
-An *atom* is a term's id, and in the upper 32 bits the number that a named port has at this address. Terms that no policy uses any more stay
-until `forget` is called: a policy that flaps then moves no address.
+class. Terms that no policy uses any more stay until `forget` is called: a policy that flaps then moves no address.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.datapath.abi import IPAddress, IPNetwork
 from agent.datapath.policy_rows import CLASS_ANY, CLASS_NONE
+from agent.policy.groups import NO_ATOMS, NUMBER_SHIFT, TERM_MASK, Atoms, Group, Groups, terms_in
 from agent.policy.networks import Networks, Node, host_network, mapped
-from agent.policy.selectors import EVERYTHING, SelectorIndex, matches
-from agent.policy.terms import PortName, Term, port_numbers
+from agent.policy.terms import Term
 from agent.reconcile.ids import free_number
-from agent.watch.policy_records import ContainerPort, Labels, Pod, Selector
+from agent.watch.policy_records import Pod
 from agent.watch.records import Key
 
-Atoms = frozenset[int]
 Rank = tuple[bool, str, str]
 """Of pods that claim one address the highest has it: one that this node's CNI gave it to, then the younger one; the uid decides the
 rest."""
-
-Shape = tuple[Labels, tuple[ContainerPort, ...]]
-"""Labels and named ports: what pods of a namespace are told apart by."""
-
-NUMBER_SHIFT = 32
-TERM_MASK = (1 << NUMBER_SHIFT) - 1
-NO_ATOMS: Atoms = frozenset()
-SCAN_AT_MOST = 50_000
-"""Comparisons of new selectors with groups, above which it is cheaper to look up every group anew."""
 
 
 @dataclass(eq=False, slots=True)
@@ -57,67 +44,60 @@ class ClassChanges:
 
 
 @dataclass(eq=False, slots=True)
-class _Scope:
-    """The pod selectors that are asked in the namespaces that a selector selects, or in the one that is named."""
-
-    which: str | Selector
-    terms: SelectorIndex[int] = field(default_factory=SelectorIndex)
-
-
-@dataclass(eq=False, slots=True)
-class _Group:
-    namespace: str
-    shape: Shape
-    labels: dict[str, str]
-    ports: dict[PortName, int]
-    atoms: Atoms = NO_ATOMS
-    addresses: dict[_Address, None] = field(default_factory=dict)
-    pods: int = 0
-
-
-@dataclass(eq=False, slots=True)
 class _Address:
     """`claims`: who says that it is theirs. `row`: the class that it has in a row of its own."""
 
     address: IPAddress
     number: int
-    claims: list[tuple[Rank, Key, _Group]] = field(default_factory=list)
-    group: _Group | None = None
+    claims: list[tuple[Rank, Key, Group]] = field(default_factory=list)
+    group: Group | None = None
     row: Class | None = None
     network: IPNetwork | None = None
 
 
 class AddressSpace:
-    """Terms, namespaces and pods in; rows of the table `classes` and the classes behind them out."""
+    """Terms, namespaces and pods in; rows of the table `classes` and the classes behind them out.
 
-    def __init__(self) -> None:
+    `limit`: addresses that may have a row of their own. The others are classified by their networks alone, so no selector allows them
+    anything.
+    """
+
+    def __init__(self, limit: int) -> None:
         self.by_term: dict[int, dict[Class, None]] = {}
         """Which classes a term is in, whatever the number of its port."""
         self.unused: dict[int, None] = {}
         """Terms that wait for `forget`."""
+        self._limit, self._own_rows = limit, 0
+        self._left_out: dict[_Address, None] = {}
         self._terms: dict[int, Term] = {}
         self._ids: dict[Term, int] = {}
         self._uses: dict[int, int] = {}
         self._digests: dict[int, bytes] = {}
+        self._forgotten: list[int] = []
         self._next = 1
+        self._groups = Groups()
         self._networks = Networks()
         self._named_blocks: dict[int, dict[int, None]] = {}
-        self._scopes: dict[str | Selector, _Scope] = {}
-        self._scope_index: SelectorIndex[_Scope] = SelectorIndex()
-        self._namespaces: dict[str, tuple[Mapping[str, str], list[_Scope]]] = {}
-        self._groups: dict[str, dict[Shape, _Group]] = {}
-        self._pods: dict[Key, tuple[_Group, tuple[_Address, ...]]] = {}
+        self._pods: dict[Key, tuple[Group, tuple[_Address, ...]]] = {}
         self._addresses: dict[int, _Address] = {}
         self._order: list[int] = []
+        self._dirty: dict[_Address, None] = {}
         self._nodes: dict[Node, Class] = {}
         self._classes: dict[Atoms, Class] = {}
         self._taken: set[int] = {CLASS_NONE, CLASS_ANY}
-        self._new_terms: list[int] = []
-        self._forgotten: list[int] = []
-        self._dirty_groups: dict[_Group, None] = {}
-        self._dirty: dict[_Address, None] = {}
         self._born: list[Class] = []
         self._idle: dict[Class, None] = {}
+
+    @property
+    def left_out(self) -> int:
+        """Addresses without the row that they should have."""
+        return len(self._left_out)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows, and classes that some address has."""
+        alone = sum(1 for node in self._nodes if self._has_own_row(node))
+        return {"rows": self._own_rows + len(self._nodes) - alone, "classes": len(self._classes)}
 
     # Terms.
 
@@ -143,13 +123,10 @@ class AddressSpace:
 
     def forget(self, terms: Iterable[int]) -> None:
         """Let those of these terms go that nobody uses."""
-        gone = {number: None for number in terms if number in self.unused}
-        self.unused = {number: None for number in self.unused if number not in gone}
-        for groups in self._groups.values() if gone else ():
-            for group in groups.values():
-                if any(atom & TERM_MASK in gone for atom in group.atoms):
-                    self._set_atoms(group, frozenset(atom for atom in group.atoms if atom & TERM_MASK not in gone))
+        gone = {number for number in terms if number in self.unused}
+        self._groups.remove({number for number in gone if self._terms[number].block is None})
         for number in gone:
+            del self.unused[number]
             self._remove(number)
 
     def _add(self, term: Term) -> int:
@@ -158,8 +135,7 @@ class AddressSpace:
         self._digests[number] = term.digest()
         self.by_term[number] = {}
         if term.block is None:
-            self._scope(term.namespaces).terms.add(term.pods, number)
-            self._new_terms.append(number)
+            self._groups.add(number, term)
             return number
         if term.port is None:
             self._networks.add(number, term.block)
@@ -174,44 +150,20 @@ class AddressSpace:
         del self._ids[term], self._uses[number]
         self._forgotten.append(number)
         if term.block is None:
-            scope = self._scopes[term.namespaces]
-            scope.terms.discard(term.pods, number)
-            if not len(scope.terms):
-                self._drop_scope(scope)
             return
         if term.port is None:
             self._networks.remove(number, term.block)
         else:
             plain = Term(term.block)
-            others = self._named_blocks[self._ids[plain]]
-            del others[number]
-            if not others:
-                del self._named_blocks[self._ids[plain]]
-            self.release(plain)
             block = self._ids[plain]
+            del self._named_blocks[block][number]
+            if not self._named_blocks[block]:
+                del self._named_blocks[block]
+            self.release(plain)
             if block in self.unused:
                 del self.unused[block]
                 self._remove(block)
         self._touch(term.block.network)
-
-    def _scope(self, which: str | Selector) -> _Scope:
-        scope = self._scopes.get(which)
-        if scope is None:
-            scope = self._scopes[which] = _Scope(which)
-            if isinstance(which, Selector):
-                self._scope_index.add(which, scope)
-                for labels, scopes in self._namespaces.values():
-                    if matches(which, labels):
-                        scopes.append(scope)
-        return scope
-
-    def _drop_scope(self, scope: _Scope) -> None:
-        del self._scopes[scope.which]
-        if isinstance(scope.which, Selector):
-            self._scope_index.discard(scope.which, scope)
-            for _, scopes in self._namespaces.values():
-                if scope in scopes:
-                    scopes.remove(scope)
 
     def _touch(self, network: IPNetwork) -> None:
         """All addresses of pods in a network may be of another class now."""
@@ -224,24 +176,11 @@ class AddressSpace:
 
     def set_namespace(self, namespace: str, labels: Mapping[str, str] | None) -> None:
         """None: it is not known, and then nothing that is said of namespaces' labels holds for it."""
-        known = self._namespaces.get(namespace)
-        if labels is None:
-            self._namespaces.pop(namespace, None)
-        elif known is None or known[0] != labels:
-            self._namespaces[namespace] = (labels, list(self._scope_index.match(labels)))
-        else:
-            return
-        self._dirty_groups.update(dict.fromkeys(self._groups.get(namespace, {}).values()))
+        self._groups.set_namespace(namespace, labels)
 
     def set_pod(self, pod: Pod, addresses: Iterable[IPAddress], *, local: bool) -> None:
         """A pod that may be a peer, with all addresses that it has."""
-        shape = (pod.labels, pod.ports)
-        groups = self._groups.setdefault(pod.key.namespace, {})
-        group = groups.get(shape)
-        if group is None:
-            group = groups[shape] = _Group(pod.key.namespace, shape, dict(pod.labels), port_numbers(pod))
-            self._dirty_groups[group] = None
-        group.pods += 1
+        group = self._groups.join(pod)
         self.drop_pod(pod.key)
         entries = tuple(self._entry(address) for address in dict.fromkeys(addresses))
         for entry in entries:
@@ -257,11 +196,7 @@ class AddressSpace:
         for entry in entries:
             entry.claims = [claim for claim in entry.claims if claim[1] != key]
             self._dirty[entry] = None
-        group.pods -= 1
-        if not group.pods:
-            del self._groups[group.namespace][group.shape]
-            if not self._groups[group.namespace]:
-                del self._groups[group.namespace]
+        self._groups.leave(group)
 
     def owner(self, address: IPAddress) -> Key | None:
         """The pod whose address it is for policies."""
@@ -289,11 +224,11 @@ class AddressSpace:
     def settle(self) -> ClassChanges:
         """Take up all that was said since the last time. Classes that nothing has any more are there until `sweep`."""
         changes = ClassChanges()
-        self._match_new_terms()
-        for group in self._dirty_groups:
-            self._set_atoms(group, self._match(group))
-        self._dirty_groups = {}
+        for group in self._groups.settle():
+            self._dirty.update(group.members)
         self._settle_nodes(changes)
+        if self._own_rows < self._limit:
+            self._dirty.update(self._left_out)
         for entry in self._dirty:
             self._settle_address(entry, changes)
         self._dirty = {}
@@ -305,7 +240,7 @@ class AddressSpace:
         gone = [each for each in self._idle if not each.count]
         for each in gone:
             del self._classes[each.atoms]
-            self._taken.discard(each.id)
+            self._taken -= {each.id} - {CLASS_NONE}
             for number in terms_in(each.atoms):
                 self.by_term[number].pop(each, None)
         for number in self._forgotten:
@@ -313,42 +248,6 @@ class AddressSpace:
         self._forgotten = []
         self._idle = {}
         return gone
-
-    def _match_new_terms(self) -> None:
-        new, self._new_terms = [n for n in self._new_terms if n in self._terms], []
-        total = sum(map(len, self._groups.values()))
-        if len(new) * total > SCAN_AT_MOST:
-            for groups in self._groups.values():
-                self._dirty_groups.update(dict.fromkeys(groups.values()))
-            return
-        for number in new:
-            term = self._terms[number]
-            for group in self._groups_in(term.namespaces):
-                atom = _atom(number, term, group) if group not in self._dirty_groups and matches(term.pods, group.labels) else 0
-                if atom:
-                    self._set_atoms(group, group.atoms | {atom})
-
-    def _groups_in(self, which: str | Selector) -> Iterator[_Group]:
-        if isinstance(which, str):
-            yield from self._groups.get(which, {}).values()
-            return
-        for namespace, groups in self._groups.items():
-            known = self._namespaces.get(namespace)
-            if matches(which, known[0]) if known is not None else which == EVERYTHING:
-                yield from groups.values()
-
-    def _match(self, group: _Group) -> Atoms:
-        known = self._namespaces.get(group.namespace)
-        scopes = [self._scopes.get(group.namespace), *(known[1] if known is not None else [self._scopes.get(EVERYTHING)])]
-        numbers = {number for scope in scopes if scope is not None for number in scope.terms.match(group.labels)}
-        found = frozenset(atom for number in numbers if (atom := _atom(number, self._terms[number], group)))
-        same = self._classes.get(found)
-        return same.atoms if same is not None else found
-
-    def _set_atoms(self, group: _Group, atoms: Atoms) -> None:
-        if atoms != group.atoms:
-            group.atoms = atoms
-            self._dirty.update(group.addresses)
 
     def _settle_nodes(self, changes: ClassChanges) -> None:
         dirty, gone = self._networks.take()
@@ -376,25 +275,24 @@ class AddressSpace:
             self._dirty[entry] = None
         return entry is not None
 
+    def _has_own_row(self, node: Node) -> bool:
+        entry = self._addresses.get(mapped(node.network.network_address)) if node.network.prefixlen == node.network.max_prefixlen else None
+        return entry is not None and entry.row is not None
+
     def _settle_address(self, entry: _Address, changes: ClassChanges) -> None:
-        group = max(entry.claims, key=_rank)[2] if entry.claims else None
-        if group is not entry.group:
-            if entry.group is not None:
-                entry.group.addresses.pop(entry, None)
-            if group is not None:
-                group.addresses[entry] = None
-            entry.group = group
+        self._regroup(entry)
+        self._left_out.pop(entry, None)
         node = self._networks.find(entry.address)
         alone = node is not None and node.network.prefixlen == node.network.max_prefixlen
         old, new = entry.row, None
-        if group is not None:
+        if entry.group is not None:
             below = node.terms if node is not None else NO_ATOMS
-            atoms = self._atoms(group, below)
-            if alone or atoms != below:
+            atoms = self._atoms(entry.group, below)
+            wanted = alone or atoms != below
+            if wanted and old is None and self._own_rows >= self._limit:
+                self._left_out[entry] = None
+            elif wanted:
                 new = old if old is not None and old.atoms == atoms else self._acquire(atoms)
-        else:
-            del self._addresses[entry.number]
-            del self._order[bisect_left(self._order, entry.number)]
         if new is old and not (new is None and alone):
             return
         network = entry.network = entry.network or host_network(entry.address)
@@ -404,14 +302,28 @@ class AddressSpace:
             changes.puts[network] = self._nodes[node].id
         else:
             changes.deletes.append(network)
+        self._own_rows += (new is not None) - (old is not None)
         entry.row = new
         self._release(old)
 
-    def _atoms(self, group: _Group, blocks: Atoms) -> Atoms:
+    def _regroup(self, entry: _Address) -> None:
+        """Find out whose the address is now; one that nobody has is forgotten."""
+        group = max(entry.claims, key=_rank)[2] if entry.claims else None
+        if group is not entry.group:
+            if entry.group is not None:
+                entry.group.members.pop(entry, None)
+            if group is not None:
+                group.members[entry] = None
+            entry.group = group
+        if group is None:
+            del self._addresses[entry.number]
+            del self._order[bisect_left(self._order, entry.number)]
+
+    def _atoms(self, group: Group, blocks: Atoms) -> Atoms:
         found = group.atoms | blocks if blocks else group.atoms
         if self._named_blocks and blocks:
             named = (number for block in blocks for number in self._named_blocks.get(block, ()))
-            found |= {atom for number in named if (atom := _atom(number, self._terms[number], group))}
+            found |= {atom for number in named if (atom := group.atom(number, self._terms[number]))}
         return found
 
     def _acquire(self, atoms: Atoms) -> Class:
@@ -439,24 +351,6 @@ class AddressSpace:
         return number
 
 
-def terms_in(atoms: Atoms) -> Iterable[int]:
-    """The terms, each once."""
-    return {atom & TERM_MASK for atom in atoms}
-
-
-def port_number(atom: int) -> int:
-    """What the peer's named port is, of a term that asks for one."""
-    return atom >> NUMBER_SHIFT
-
-
-def _atom(number: int, term: Term, group: _Group) -> int:
-    """0: the group lacks the port."""
-    if term.port is None:
-        return number
-    port = group.ports.get(term.port, 0)
-    return port << NUMBER_SHIFT | number if port else 0
-
-
-def _rank(claim: tuple[Rank, Key, _Group]) -> tuple[Rank, str, str]:
+def _rank(claim: tuple[Rank, Key, Group]) -> tuple[Rank, str, str]:
     rank, key, _ = claim
     return rank, key.namespace, key.name

@@ -17,39 +17,22 @@ from dataclasses import dataclass, field
 from agent.datapath.abi import IPAddress, IPNetwork
 from agent.datapath.policy_rows import Direction, Isolation, IsolationFlag
 from agent.policy.classes import AddressSpace
-from agent.policy.inputs import Changes, Rows, Trouble
+from agent.policy.inputs import Changes, Limits, Rows, Trouble
+from agent.policy.known import Policies, Policy
 from agent.policy.networks import MAPPED_BITS
 from agent.policy.rules import Rules
-from agent.policy.selectors import SelectorIndex, matches
+from agent.policy.selectors import matches
 from agent.policy.sets import RuleSet, SetName
-from agent.policy.settable import Contributed, RowChanges, SetTable
-from agent.policy.terms import PortName, RuleRef, Term, contribution, named_ports, port_numbers, rules_of, terms_of
-from agent.watch.policy_records import Logging, Namespace, NetworkPolicy, Pod
+from agent.policy.settable import RowChanges, SetTable
+from agent.policy.terms import RuleRef, port_numbers, rules_of
+from agent.policy.troubles import find_troubles
+from agent.watch.policy_records import Logging, Namespace, Pod
 from agent.watch.records import Key
 
 UNUSED_TERMS = 1000
 """Terms that no policy uses any more, above which they are not left for a quiet moment."""
 _NOTHING = Changes()
 _LOG_FLAGS = {Direction.INGRESS: IsolationFlag.LOG_INGRESS, Direction.EGRESS: IsolationFlag.LOG_EGRESS}
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Rows at most: of `policies` for one set and altogether, and of `classes`. A part of the maps' sizes, as old and new rows stand side
-    by side for a moment."""
-
-    set_rows: int = 16384
-    policies: int = 196_608
-    classes: int = 98_304
-
-
-@dataclass(frozen=True, slots=True)
-class _Policy:
-    record: NetworkPolicy
-    terms: frozenset[Term]
-    names: frozenset[PortName]
-    """Of ports in ingress rules."""
-    cache: dict[object, Contributed] = field(default_factory=dict)
 
 
 @dataclass(eq=False, slots=True)
@@ -72,16 +55,16 @@ class Compiler:
         self._logging = Logging()
         self._pods: dict[Key, Pod] = {}
         self._namespaces: dict[str, Namespace] = {}
-        self._policies: dict[Key, _Policy] = {}
-        self._selecting: dict[str, SelectorIndex[Key]] = {}
         self._local: dict[Key, _Local] = {}
-        self._space = AddressSpace()
+        self._space = AddressSpace(self._limits.peers)
+        self._policies = Policies(self._space, self._limits.networks)
         self._rules = Rules(self._is_logged)
-        self._sets = SetTable(self._space, self._rules, self._contributed, self._limits.set_rows)
+        self._sets = SetTable(self._space, self._rules, self._policies.contributed, self._limits.set_rows, self._limits.policies)
         self._holders: dict[IPAddress, dict[Key, None]] = {}
         self._vacated: dict[IPAddress, None] = {}
         self._isolation: dict[IPAddress, Isolation] = {}
         self._rule_sweep = 1024
+        self._troubles: tuple[Trouble, ...] = ()
 
     # What others ask.
 
@@ -92,8 +75,20 @@ class Compiler:
 
     @property
     def troubles(self) -> tuple[Trouble, ...]:
-        """What does not fit."""
-        return ()
+        """What does not fit, in the order of the policies' names."""
+        return self._troubles
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows by table, and how many sets, classes and rules there are."""
+        return {
+            "policies": self._sets.rows,
+            "classes": self._space.counts["rows"],
+            "isolation": len(self._isolation),
+            "sets": len(self._sets.sets),
+            "peer_classes": self._space.counts["classes"],
+            "rules": len(self._rules),
+        }
 
     def rule(self, number: int) -> tuple[RuleRef, ...]:
         """The rules that a number of the rows names, or named lately; () if it is not known."""
@@ -129,7 +124,8 @@ class Compiler:
     def apply(self, changes: Changes) -> Rows:
         """Take up changes, all of one moment. Without any: tidy up."""
         stale = dict(self._space.unused)
-        policies = self._take_policies(changes.policies)
+        policies = self._policies.take(changes.policies)
+        self._sets.oversized = self._policies.oversized
         if changes == _NOTHING or len(stale) > UNUSED_TERMS:
             self._space.forget(stale)
         affected = self._take_namespaces(changes.namespaces)
@@ -142,16 +138,16 @@ class Compiler:
         classes = self._space.settle()
         for key, old in policies.items():
             affected |= self._selected(key, old)
-        gone = self._place(affected)
+        for each in self._place(affected):
+            self._sets.release(each)
         for key, old in policies.items():
             self._change(key, old)
         self._sets.classes_born(classes.born)
         rows = RowChanges()
         self._sets.emit(rows)
-        for each in gone:
-            self._sets.release(each)
         self._sets.sweep(self._space.sweep(), rows)
         self._sweep_rules()
+        self._find_troubles()
         puts, deletes = self._isolate(affected)
         return Rows(
             {
@@ -167,30 +163,6 @@ class Compiler:
                 "isolation": deletes,
             },
         )
-
-    def _take_policies(self, changed: Mapping[Key, NetworkPolicy | None]) -> dict[Key, _Policy | None]:
-        """The policies that differ, with what they were."""
-        old: dict[Key, _Policy | None] = {}
-        for key, record in changed.items():
-            before = self._policies.get(key)
-            if record == (before.record if before is not None else None):
-                continue
-            old[key] = before
-            index = self._selecting.setdefault(key.namespace, SelectorIndex())
-            if record is not None:
-                terms = frozenset(terms_of(record))
-                for term in terms:
-                    self._space.hold(term)
-                self._policies[key] = _Policy(record, terms, frozenset(named_ports(record, Direction.INGRESS)))
-            else:
-                del self._policies[key]
-            if before is not None:
-                index.discard(before.record.pods, key)
-                for term in before.terms:
-                    self._space.release(term)
-            if record is not None:
-                index.add(record.pods, key)
-        return old
 
     def _take_namespaces(self, changed: Mapping[str, Namespace | None]) -> dict[Key, None]:
         """The local pods of namespaces that differ."""
@@ -238,9 +210,9 @@ class Compiler:
         for address in local.addresses:
             self._holders.setdefault(address, {})[key] = None
 
-    def _selected(self, key: Key, old: _Policy | None) -> dict[Key, None]:
+    def _selected(self, key: Key, old: Policy | None) -> dict[Key, None]:
         """The local pods for which it is another thing now whether, or as what, a policy selects them."""
-        new = self._policies.get(key)
+        new = self._policies.by_key.get(key)
         records = [each.record for each in (old, new) if each is not None]
         if len({(r.pods, r.ingress is None, r.egress is None) for r in records}) == 1 and len(records) == 2:
             return {}
@@ -258,9 +230,7 @@ class Compiler:
                 del self._local[key]
                 continue
             if local.pod is not None:
-                index = self._selecting.get(key.namespace)
-                found = index.match(dict(local.pod.labels)) if index is not None else ()
-                local.policies = tuple(sorted(found, key=lambda policy: policy.name))
+                local.policies = self._policies.selecting(key.namespace, dict(local.pod.labels))
             for direction in Direction:
                 name = self._set_name(local, direction)
                 if name is not None:
@@ -272,7 +242,7 @@ class Compiler:
         """None: nothing isolates the pod in that direction. A pod that is not known is isolated by no policy, and so from everybody."""
         if local.pod is None:
             return SetName(direction, ())
-        policies = [self._policies[key] for key in local.policies]
+        policies = [self._policies.by_key[key] for key in local.policies]
         policies = [policy for policy in policies if rules_of(policy.record, direction) is not None]
         if not policies:
             return None
@@ -289,9 +259,9 @@ class Compiler:
         ingress, egress = (local.sets[d].id if d in local.sets else 0 for d in (Direction.INGRESS, Direction.EGRESS))
         return Isolation(ingress, egress, flags)
 
-    def _change(self, key: Key, old: _Policy | None) -> None:
+    def _change(self, key: Key, old: Policy | None) -> None:
         """Have the sets of a policy that is another now take that up."""
-        new = self._policies.get(key)
+        new = self._policies.by_key.get(key)
         if new is None or old is None:
             return
         self._sets.change(
@@ -300,20 +270,10 @@ class Compiler:
             all_of_it=old.record.log_allowed != new.record.log_allowed,
         )
 
-    def _contributed(self, key: Key, direction: Direction, numbers: Mapping[PortName, int]) -> Contributed:
-        policy = self._policies[key]
-        asked = {name: number for name, number in numbers.items() if name in policy.names}
-        cached = direction, tuple(sorted(asked.items()))
-        found = policy.cache.get(cached)
-        if found is None:
-            part = contribution(policy.record, direction, asked)
-            found = policy.cache[cached] = part.everybody, {self._space.id_of(term): entries for term, entries in part.by_term.items()}
-        return found
-
     def _is_logged(self, refs: Iterable[RuleRef]) -> bool:
         if not self._logging.allow or not self._logging.delegate_allow:
             return self._logging.allow
-        found = (self._policies.get(ref.policy) for ref in refs)
+        found = (self._policies.by_key.get(ref.policy) for ref in refs)
         return any(policy is not None and policy.record.log_allowed for policy in found)
 
     def _isolate(self, affected: Iterable[Key]) -> tuple[dict[IPAddress, Isolation], tuple[IPAddress, ...]]:
@@ -343,6 +303,15 @@ class Compiler:
             return None
         local = max(((key, self._local[key]) for key in holders), key=lambda each: _age(*each))[1]
         return local.isolation
+
+    def _find_troubles(self) -> None:
+        self._troubles = ()
+        if self._sets.closed or self._space.left_out:
+            users: dict[RuleSet, list[Key]] = {}
+            for key, local in self._local.items():
+                for each in local.sets.values():
+                    users.setdefault(each, []).append(key)
+            self._troubles = find_troubles(self._policies, self._sets, users, self._space.left_out, self._limits)
 
     def _sweep_rules(self) -> None:
         if len(self._rules) > self._rule_sweep:

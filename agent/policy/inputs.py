@@ -41,6 +41,17 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """Rows at most: of `policies` for one set and altogether; of `classes` for networks of ipBlocks and for addresses of pods. A part of
+    the maps' sizes, as old and new rows stand side by side for a moment."""
+
+    set_rows: int = 16_384
+    policies: int = 196_608
+    networks: int = 32_768
+    peers: int = 81_920
+
+
+@dataclass(frozen=True, slots=True)
 class Trouble:
     """A policy that does not fit: its pods are closed in that direction, since their rows would be too many. `pods` are this node's."""
 

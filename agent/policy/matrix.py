@@ -27,8 +27,8 @@ from typing import Any
 from agent.datapath.abi import IPAddress
 from agent.datapath.policy_rows import CLASS_ANY, PREFIX_ANY, Direction, PolicyKey, PolicyRow
 from agent.policy import words
-from agent.policy.compiler import Compiler, Limits
-from agent.policy.inputs import Changes
+from agent.policy.compiler import Compiler
+from agent.policy.inputs import Changes, Limits
 from agent.policy.objects import Objects, is_peer
 from agent.policy.portprefix import SPAN_BITS
 from agent.policy.terms import RuleRef
@@ -39,7 +39,7 @@ Interval = tuple[int, int]
 """First and last of what a lookup may ask for: protocol << 16 | port."""
 Workload = tuple[str, str, str]
 EVERYTHING: tuple[Interval, ...] = ((0, (1 << SPAN_BITS) - 1),)
-_NO_LIMITS = Limits(set_rows=1 << 31, policies=1 << 31, classes=1 << 31)
+_NO_LIMITS = Limits(*(1 << 31,) * 4)
 
 
 @dataclass(frozen=True, slots=True)

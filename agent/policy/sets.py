@@ -5,7 +5,9 @@ that these name) share it. For each class that one of its terms holds for it has
 everybody.
 
 Of a block's rows the longest that covers a packet is found, and the block for everybody is asked only if there is none. Every row therefore
-names all the rules that allow what it covers: those of shorter rows, and those for everybody.
+names all the rules that allow what it covers: those of shorter rows, and those for everybody. Where a class may do more than everybody,
+what everybody may do has rows of its own in the class' block, so that those rules are named too; but no more than `NAMED_INSIDE` of them,
+as that is many rows for a name in the log.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agent.datapath.policy_rows import CLASS_ANY, PREFIX_ANY, Direction, PolicyKey, PolicyRow
-from agent.policy.classes import TERM_MASK, Class, port_number
+from agent.policy.classes import Class
+from agent.policy.groups import TERM_MASK, port_number
 from agent.policy.portprefix import PROTOCOL_BITS, Span, covering, one_port
 from agent.policy.terms import Entry, PortName, RuleRef
 from agent.watch.policy_records import Selector
@@ -26,6 +29,7 @@ Member = tuple[Key, Selector]
 EVERYBODY = Class(CLASS_ANY, frozenset())
 """Stands for POLICY_CLASS_ANY where a block's class is asked for."""
 NO_BLOCK: Block = {}
+NAMED_INSIDE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +49,12 @@ class RuleSet:
     id: int
     name: SetName
     users: int = 0
-    closed: bool = False
     everybody: dict[Key, tuple[Entry, ...]] = field(default_factory=dict)
     by_term: dict[int, dict[Key, tuple[Entry, ...]]] = field(default_factory=dict)
     blocks: dict[Class, Block] = field(default_factory=dict)
     size: int = 0
+    closed: bool = False
+    """It has too many rows, and so none in the table."""
     memo: dict[frozenset[int], Block] = field(default_factory=dict)
     open_spans: dict[Span, set[RuleRef]] = field(default_factory=dict)
 
@@ -86,15 +91,17 @@ class RuleSet:
             found = self.memo[atoms] = _block(_spans(entries), self.open_spans, row)
         return found
 
-    def replace(self, of: Class, block: Block) -> Block:
-        """Put a block in its place; what was there."""
-        old = self.blocks.get(of, NO_BLOCK)
-        self.size += len(block) - len(old)
+    def replace(self, of: Class, block: Block) -> None:
+        """Put a block in its place."""
+        self.size += len(block) - len(self.blocks.get(of, NO_BLOCK))
         if block:
             self.blocks[of] = block
         else:
             self.blocks.pop(of, None)
-        return old
+
+    def written(self, of: Class) -> Block:
+        """The rows of a class that the table has."""
+        return NO_BLOCK if self.closed else self.blocks.get(of, NO_BLOCK)
 
     def key(self, of: Class, span: Span) -> PolicyKey:
         """A row's place in the table."""
@@ -116,7 +123,8 @@ def _block(own: Mapping[Span, set[RuleRef]], everybody: Mapping[Span, set[RuleRe
     """Rows for what is allowed a class, and for those parts of it that more rules allow than the rest; a row that says the same as the next
     shorter one is left out."""
     own_lengths = sorted({length for length, _ in own})
-    inside = [span for span in everybody if span not in own and any(outer in own for outer in covering(span, own_lengths))]
+    few = everybody if len(everybody) <= NAMED_INSIDE else ()
+    inside = [span for span in few if span not in own and any(outer in own for outer in covering(span, own_lengths))]
     lengths = sorted({*own_lengths, *(length for length, _ in everybody)})
     kept: dict[Span, Refs] = {}
     for span in sorted([*own, *inside]):

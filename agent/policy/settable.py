@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.datapath.policy_rows import Direction, PolicyKey, PolicyRow
-from agent.policy.classes import AddressSpace, Class, terms_in
+from agent.policy.classes import AddressSpace, Class
+from agent.policy.groups import terms_in
 from agent.policy.rules import Rules
 from agent.policy.sets import EVERYBODY, NO_BLOCK, Block, RuleSet, SetName, differences
 from agent.policy.terms import Entry, PortName
@@ -34,11 +35,16 @@ class RowChanges:
 
 
 class SetTable:
-    """`contribute` says what a policy allows a pod with these named ports; `limit`: rows that one set may have."""
+    """`contribute` says what a policy allows a pod with these named ports; `set_limit` and `limit`: rows that one set may have, and all
+    together."""
 
-    def __init__(self, space: AddressSpace, rules: Rules, contribute: Contribute, limit: int) -> None:
+    def __init__(self, space: AddressSpace, rules: Rules, contribute: Contribute, set_limit: int, limit: int) -> None:
         self.sets: dict[int, RuleSet] = {}
-        self._space, self._rules, self._contribute, self._limit = space, rules, contribute, limit
+        self.oversized: set[Key] = set()
+        """Policies that allow nothing, as their networks do not fit; their sets are closed."""
+        self._space, self._rules, self._contribute = space, rules, contribute
+        self._set_limit, self._limit = set_limit, limit
+        self.closed: set[RuleSet] = set()
         self._names: dict[SetName, RuleSet] = {}
         self._by_policy: dict[Key, dict[RuleSet, None]] = {}
         self._by_term: dict[int, dict[RuleSet, None]] = {}
@@ -100,14 +106,28 @@ class SetTable:
                 if each not in self._new:
                     self._refresh(each, (of,))
 
+    @property
+    def rows(self) -> int:
+        """In the table."""
+        return sum(each.size for each in self.sets.values() if not each.closed)
+
+    def heaviest(self, each: RuleSet) -> Key:
+        """The policy of a set with the most rows."""
+        weights = {policy: sum(_weight(entry) for entry in each.everybody.get(policy, ())) for policy, _ in each.name.members}
+        for term, parts in each.by_term.items():
+            for policy, entries in parts.items():
+                weights[policy] += len(self._space.by_term[term]) * sum(map(_weight, entries))
+        return max(weights, key=lambda policy: (weights[policy], policy.namespace, policy.name))
+
     def emit(self, changes: RowChanges) -> None:
         """Tell what the round changed so far."""
         for each in self._new:
             classes = {of: None for term in each.by_term for of in self._space.by_term[term]}
             self._refresh(each, [EVERYBODY, *classes])
         self._new = []
+        self._close()
         for (each, of), old in self._touched.items():
-            for span, row in differences(old, each.blocks.get(of, NO_BLOCK)):
+            for span, row in differences(old, each.written(of)):
                 if row is None:
                     changes.deletes[each.key(of, span)] = None
                 else:
@@ -124,6 +144,7 @@ class SetTable:
             for of in list(each.blocks):
                 self._delete(each, of, changes)
             del self.sets[each.id], self._names[each.name]
+            self.closed.discard(each)
             for policy, _ in each.name.members:
                 self._by_policy[policy].pop(each)
                 if not self._by_policy[policy]:
@@ -150,8 +171,35 @@ class SetTable:
 
     def _refresh(self, each: RuleSet, classes: Iterable[Class]) -> None:
         for of in classes:
-            old = each.replace(of, each.block(of, self._rules.row))
-            self._touched.setdefault((each, of), old)
+            self._touched.setdefault((each, of), each.written(of))
+            each.replace(of, each.block(of, self._rules.row))
 
     def _delete(self, each: RuleSet, of: Class, changes: RowChanges) -> None:
-        changes.deletes |= {each.key(of, span): None for span in each.replace(of, NO_BLOCK)}
+        changes.deletes |= {each.key(of, span): None for span in each.written(of)}
+        each.replace(of, NO_BLOCK)
+
+    def _has_oversized(self, each: RuleSet) -> bool:
+        return bool(self.oversized) and any(policy in self.oversized for policy, _ in each.name.members)
+
+    def _close(self) -> None:
+        """Close the sets that do not fit, the largest first; open those that do. What goes anyway is left as it is."""
+        used = [each for each in self.sets.values() if each.users]
+        closed = {each for each in used if each.size > self._set_limit or self._has_oversized(each)}
+        room = self._limit - sum(each.size for each in used if each not in closed)
+        for each in sorted(used, key=lambda each: (-each.size, each.id)) if room < 0 else ():
+            if room < 0 and each not in closed:
+                closed.add(each)
+                room += each.size
+        if not closed and not self.closed:
+            return
+        self.closed = closed
+        for each in used:
+            if each.closed != (each in closed):
+                for of in each.blocks:
+                    self._touched.setdefault((each, of), each.written(of))
+                each.closed = each in closed
+
+
+def _weight(entry: Entry) -> int:
+    """Rows for each class."""
+    return 1 if entry.protocol else len(entry.spans)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from agent.policy.compiler import Compiler, Limits
-from agent.policy.inputs import POLICY_TABLES, Changes, Rows
+from agent.policy.compiler import Compiler
+from agent.policy.inputs import POLICY_TABLES, Changes, Limits, Rows
 from agent.policy.verdict import Tables
 from agent.policylog.settings import network_logging
 from agent.watch import policy_records
