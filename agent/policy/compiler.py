@@ -29,6 +29,8 @@ from agent.policy.troubles import find_troubles
 from agent.watch.policy_records import Logging, Namespace, Pod
 from agent.watch.records import Key
 
+__all__ = ["Compiler", "Limits"]
+
 UNUSED_TERMS = 1000
 """Terms that no policy uses any more, above which they are not left for a quiet moment."""
 _NOTHING = Changes()

@@ -42,13 +42,22 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Rows at most: of `policies` for one set and altogether; of `classes` for networks of ipBlocks and for addresses of pods. A part of
-    the maps' sizes, as old and new rows stand side by side for a moment."""
+    """Rows at most: of `policies` for one set and altogether, and of `classes`. A part of the maps' sizes, as old and new rows stand side
+    by side for a moment."""
 
     set_rows: int = 16_384
     policies: int = 196_608
-    networks: int = 32_768
-    peers: int = 81_920
+    classes: int = 98_304
+
+    @property
+    def networks(self) -> int:
+        """Of the classes those for networks of ipBlocks; the rest is for addresses of pods."""
+        return self.classes // 4
+
+    @property
+    def peers(self) -> int:
+        """Addresses of pods."""
+        return self.classes - self.networks
 
 
 @dataclass(frozen=True, slots=True)

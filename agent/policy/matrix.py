@@ -39,7 +39,7 @@ Interval = tuple[int, int]
 """First and last of what a lookup may ask for: protocol << 16 | port."""
 Workload = tuple[str, str, str]
 EVERYTHING: tuple[Interval, ...] = ((0, (1 << SPAN_BITS) - 1),)
-_NO_LIMITS = Limits(*(1 << 31,) * 4)
+_NO_LIMITS = Limits(*(1 << 31,) * 3)
 
 
 @dataclass(frozen=True, slots=True)
