@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from agent.observe import histogram
 from agent.observe.events import Events, Subject
 from agent.observe.httpd import JSON, METRICS, Answer, Handler, HttpLoop, by_path
-from agent.observe.metrics import family, header, sample
-from agent.observe.service_metrics import Histogram, ServiceMetrics
+from agent.observe.metrics import family
+from agent.observe.service_metrics import ServiceMetrics
 from agent.watch.records import Key
 
 log = logging.getLogger(__name__)
@@ -152,8 +153,10 @@ def render(metrics: ServiceMetrics, families: Iterable[int], answered: Mapping[t
     with metrics.lock:
         policies = [({"traffic_policy": name} | label, n) for name, n in sorted(metrics.no_local_endpoints.items()) for label in labels]
         lines = [
-            *_histogram("sync_proxy_rules_duration_seconds", "Seconds that a round took.", metrics.syncs, labels),
-            *_histogram("network_programming_duration_seconds", "Seconds from a change to its rows.", metrics.latencies, labels),
+            *histogram.render("kubeproxy_sync_proxy_rules_duration_seconds", "Seconds that a round took.", metrics.syncs, labels),
+            *histogram.render(
+                "kubeproxy_network_programming_duration_seconds", "Seconds from a change to its rows.", metrics.latencies, labels
+            ),
         ]
         lines += [
             line
@@ -171,17 +174,4 @@ def render(metrics: ServiceMetrics, families: Iterable[int], answered: Mapping[t
     for page in ("healthz", "livez"):
         counts = [({"code": str(status)}, count) for (name, status), count in sorted(answered.items()) if name == page]
         lines += family(f"kubeproxy_proxy_{page}_total", "counter", f"Answers of /{page} by status.", counts)
-    return lines
-
-
-def _histogram(name: str, text: str, histogram: Histogram, labels: Sequence[Mapping[str, str]]) -> list[str]:
-    name = f"kubeproxy_{name}"
-    lines = header(name, "histogram", text)
-    for label in labels:
-        total = 0
-        for bound, count in zip((*map(str, histogram.bounds), "+Inf"), histogram.counts, strict=True):
-            total += count
-            lines.append(sample(f"{name}_bucket", {**label, "le": bound}, total))
-        lines.append(sample(f"{name}_sum", label, round(histogram.sum, 6)))
-        lines.append(sample(f"{name}_count", label, total))
     return lines

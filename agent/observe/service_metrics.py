@@ -7,37 +7,15 @@ kube-proxy's `network_programming_duration_seconds`, from the change that an End
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left
-from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from agent.observe.histogram import Histogram
 
 SYNC_BUCKETS = tuple(0.001 * 2**n for n in range(15))
 """Seconds; the bounds of kube-proxy's `sync_proxy_rules_duration_seconds`."""
 LATENCY_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, *map(float, range(1, 60)), *(float(n) for n in range(60, 301, 30)))
 """Seconds; kube-proxy's bounds, with finer ones below half a second."""
-RECENT = 1024
-
-
-class Histogram:
-    """Observations by upper bounds, and the last `RECENT` of them. Not for two threads at a time."""
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        """Of each bound alone, not of all below it; the last is above every bound."""
-        self.sum = 0.0
-        self.recent: deque[float] = deque(maxlen=RECENT)
-
-    def observe(self, value: float) -> None:
-        """Count one."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
-        self.recent.append(value)
-
-    @property
-    def count(self) -> int:
-        """How many there were."""
-        return sum(self.counts)
 
 
 class ServiceMetrics:

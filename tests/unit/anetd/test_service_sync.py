@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from agent.config import Config
-from agent.observe.service_metrics import Histogram
+from agent.observe.histogram import Histogram
 from agent.observe.tables import services as as_table
 from agent.reconcile.applier import ApplyError
 from agent.reconcile.compiler import Notice
