@@ -16,8 +16,10 @@ from agent.observe.health_check import HealthChecks
 from agent.observe.httpd import HttpLoop, Page, by_path
 from agent.observe.kube_proxy import KubeProxyPorts, ProxyState, render
 from agent.observe.metrics import family
+from agent.observe.policy_metrics import PolicyMetrics
 from agent.observe.service_metrics import ServiceMetrics
 from agent.observe.table_metrics import TableMetrics
+from agent.policy.inputs import Trouble
 from agent.reconcile.compiler import Notice
 from agent.services.healthchecks import HealthCheck
 from agent.watch.records import Key, Node
@@ -44,6 +46,7 @@ class Edges:
     ) -> None:
         self.events = EventSink(access, node_name)
         self.services = ServiceMetrics()
+        self.policy = PolicyMetrics()
         self.tables = TableMetrics(node_name, self.events)
         self._state = state
         self._loop = HttpLoop()
@@ -77,12 +80,17 @@ class Edges:
     def keep_house(self, usage: Mapping[str, Usage]) -> None:
         """Once a minute: try again what was refused, look at how full the tables are."""
         self._kube_proxy.open()
-        self.tables.looked_at(usage, self.services)
+        self.tables.looked_at({**usage, **self.policy.usage()}, self.services)
 
     def notice(self, notice: Notice) -> None:
         """Something about a Service that cannot be programmed as it asks."""
         log.warning(notice.message, extra={"service": str(notice.service), "reason": notice.reason})
         self.events.warn(Subject("Service", notice.service, notice.uid), notice.reason, notice.message)
+
+    def misfit(self, trouble: Trouble) -> None:
+        """A policy that does not fit."""
+        log.warning(trouble.message, extra={"policy": str(trouble.policy), "pods": [str(pod) for pod in trouble.pods]})
+        self.events.warn(Subject("NetworkPolicy", trouble.policy, trouble.uid, "networking.k8s.io/v1"), "PolicyDoesNotFit", trouble.message)
 
     def used_up(self, pod: Key, uid: str, message: str) -> None:
         """A pod could not be given an address."""
@@ -98,7 +106,8 @@ class Edges:
         refused = [({"port": str(port)}, 1) for port in sorted(self.refused)]
         return [
             *render(self.services, self._state().families, self._kube_proxy.answered),
-            *self.tables.render(self.services),
+            *self.tables.render(self.services, self.policy),
+            *self.policy.render(),
             *family("anetd_ports_refused", "gauge", "Ports that another process has.", refused),
             *family("anetd_events_lost_total", "counter", "Events for which there was no room.", [({}, self.events.lost)]),
         ]

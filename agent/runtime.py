@@ -1,9 +1,9 @@
 """The agent's life: what is started in which order, the loop that keeps the tables as they should be, and the end.
 
 Order of a start: the node's device, tunnel and settings; the datapath, opened on what is pinned; what the store knows of pods; the
-CNI server; the API's view of Nodes and Services, applied when every watch has synced and not before; last the plugin and the CNI
-configuration, for from then on kubelet sends pods. Invariants: losing the API server changes nothing; ending changes nothing: whatever
-is in the kernel goes on working and the next start adopts it.
+CNI server; the API's view of Nodes, Services and NetworkPolicies, applied when every watch has synced and not before; last the plugin and
+the CNI configuration, for from then on kubelet sends pods. Invariants: losing the API server changes nothing; ending changes nothing:
+whatever is in the kernel goes on working and the next start adopts it.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ from agent.datapath.programs import AttachMode, DatapathConfig, MapSizes, Routin
 from agent.datapath.socketlb import SocketLB
 from agent.edges import Edges
 from agent.observe.kube_proxy import ProxyState
+from agent.policyloop import PolicyLoop
+from agent.policysync import PolicySynchronizer
 from agent.ports import AgentDatapath, OpenDatapath
 from agent.reconcile.applier import ApplyError
 from agent.services.hostports import HostPort
@@ -95,6 +97,7 @@ class Serving:
     datapath: AgentDatapath
     pods: PodNetwork
     tables: Synchronizer
+    policies: PolicySynchronizer
 
 
 class Agent:
@@ -121,17 +124,24 @@ class Agent:
         self.nodes = Watcher("nodes", NODES, access, self._wake.set)
         self.services = Watcher("services", SERVICES, access, self._wake.set)
         self.slices = Watcher("endpointslices", SLICES, access, self._wake.set)
+        self.policy = PolicyLoop(access, self._wake.set)
         self.edges = Edges(config, node_name, access, self._proxy_state, self.nodes.snapshot)
 
     @property
     def watchers(self) -> tuple[Watcher[Any], ...]:
         """Every watch."""
+        return (*self._mine, *self.policy.watchers)
+
+    @property
+    def _mine(self) -> tuple[Watcher[Any], ...]:
+        """Those of the main loop."""
         return (self.nodes, self.services, self.slices)
 
     @property
     def stalled(self) -> bool:
-        """Whether the main loop, which comes round every minute, has not for a long time."""
-        return time.monotonic() - self._beat > _STALLED_SECONDS
+        """Whether the main loop or that of policies, which come round every minute, has not for a long time."""
+        beat = min(self._beat, self.policy.beat) if self.serving is not None else self._beat
+        return time.monotonic() - beat > _STALLED_SECONDS
 
     def stop(self) -> None:
         """Make `run` return. May be called from a signal handler."""
@@ -150,10 +160,12 @@ class Agent:
             if own is None:
                 return
             self.serving = serving = self._begin(own, stack)
+            stack.callback(self.policy.stop)
+            self.policy.start(serving.policies)
             server = Server(self._paths.run / "cni.sock", self._perform, self._observe)
             stack.callback(server.stop)
             server.start()
-            self.waiting_for = "the API server: Nodes, Services and EndpointSlices"
+            self.waiting_for = "the API server: Nodes, Services, EndpointSlices, Pods, Namespaces and NetworkPolicies"
             self._serve(serving)
 
     def _await_own_node(self) -> Node | None:
@@ -203,10 +215,10 @@ class Agent:
         self.socket_lb = self._attach_sockets(datapath)
         store = Store(self._paths.state / "endpoints.jsonl")
         stack.callback(store.close)
-        pods = PodNetwork(store, Allocator(own.pod_cidrs), datapath, nl, mtu=mtu, publish=_publisher(tables))
+        pods = PodNetwork(store, Allocator(own.pod_cidrs), datapath, nl, mtu=mtu, gate=self.policy.gate, publish=_publisher(tables))
         datapath.pod_namespaces = lambda: [record.netns for record in pods.records()]
         pods.restore()
-        return Serving(own, host, mtu, datapath, pods, tables)
+        return Serving(own, host, mtu, datapath, pods, tables, PolicySynchronizer(datapath, self.edges.policy, self.edges.misfit))
 
     def _attach_sockets(self, datapath: AgentDatapath) -> SocketLB:
         if not self.config.socket_lb:
@@ -250,7 +262,7 @@ class Agent:
             self._beat = time.monotonic()
             settled = self._beat + _SETTLE_SECONDS
             self._wake.clear()
-            if all(watcher.synced for watcher in self.watchers):
+            if all(watcher.synced for watcher in self._mine):
                 if self._reconcile(serving):
                     retry = _RETRY_SECONDS[0]
                 else:
@@ -273,7 +285,7 @@ class Agent:
                 serving.tables.apply_routes(own, self._other_nodes(), prune=True)
                 self._routes_due = False
             serving.tables.apply_services(self.services.take(), self.slices.take())
-            if not self.ready:
+            if not self.ready and self.policy.in_force:
                 self._open_for_business(serving)
         except (ApplyError, DatapathError, OSError) as error:
             log.error("the node cannot be brought up to date; trying again", extra={"error": str(error)})

@@ -53,6 +53,16 @@ class PodDatapath(Protocol):
     def remove_endpoint_state(self, address: IPAddress) -> None: ...
 
 
+class Gate(Protocol):
+    """What of `agent.cni.policygate.PolicyGate` pods need: they tell of their addresses, and wait for what judges them."""
+
+    def enter(self, record: Record, uid: str = "", /) -> None: ...
+    def admit(self, record: Record, /) -> None: ...
+    def leave(self, record: Record, /) -> None: ...
+    def adopt(self, addresses: Iterable[IPAddress], /) -> None: ...
+    def give_up(self, addresses: Iterable[IPAddress], /) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Clock:
     """Seconds: `monotonic` for durations, `wall` for what outlives the process."""
@@ -96,6 +106,7 @@ class PodNetwork:
         nl: Netlink,
         *,
         mtu: int,
+        gate: Gate,
         clock: Clock = Clock(),
         publish: PublishHostPorts = lambda _ports: None,
     ) -> None:
@@ -104,6 +115,7 @@ class PodNetwork:
         self._datapath = datapath
         self._nl = nl
         self._mtu = mtu
+        self._gate = gate
         self._clock = clock
         self._publish = publish
         self._locks = _Locks()
@@ -164,6 +176,7 @@ class PodNetwork:
                     )
                     self._undo(record)
                 else:
+                    self._gate.enter(record)
                     self._reattach(record)
         self._remove_strangers()
         try:
@@ -194,6 +207,8 @@ class PodNetwork:
                 self._undo(known)
             record = self._intend(request, attachment, identity)
             try:
+                # Its policy is looked for while its devices are made.
+                self._gate.enter(record, request.args.get("K8S_POD_UID", ""))
                 self._make(record, namespace)
             except BaseException as error:
                 self._undo_quietly(record)
@@ -283,6 +298,7 @@ class PodNetwork:
         pod = _plan(record)
         index = podnet.create(self._nl, namespace, pod)
         self._datapath.attach_pod(pod.host_name, index)
+        self._gate.admit(record)
         self._write_endpoint(record, pod, index)
         podnet.connect_host_end(self._nl, index, pod)
         podnet.connect_pod_end(namespace, pod)
@@ -324,6 +340,7 @@ class PodNetwork:
                 "a pod runs of which nothing is written down; it is left alone",
                 extra={"link": link.name, "addresses": list(map(str, held))},
             )
+            self._gate.adopt(held)
             self._datapath.attach_pod(link.name, link.index)
             self._allocator.reserve(held)
             self._next_id = max([self._next_id, *(row.id + 1 for _, row in rows)])
@@ -342,6 +359,7 @@ class PodNetwork:
         held = [address for address, row in self._datapath.endpoints.items() if link is not None and row.ifindex == link.index]
         for address in held:
             self._datapath.remove_endpoint_state(address)
+        self._gate.give_up(held)
         self._release(held)
 
     def _delete(self, request: Request) -> None:
@@ -365,6 +383,7 @@ class PodNetwork:
         self._remove_link(_plan(record).host_name)
         for address in record.addresses:
             self._datapath.remove_endpoint_state(address)
+        self._gate.leave(record)
         self._store.remove(record.attachment)
         try:
             if record.port_mappings:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from agent.datapath.maps import Usage
 from agent.observe.events import Events, Subject
 from agent.observe.metrics import family
+from agent.observe.policy_metrics import PolicyMetrics
 from agent.observe.service_metrics import ServiceMetrics
 from agent.watch.records import Key
 
@@ -22,6 +23,9 @@ _REMEDIES = {
     "affinity": "clients that were silent longest may be sent to another endpoint",
     "fragments": "packets in fragments may be lost",
     "socket_flows": "the oldest sockets may see an endpoint's address for a Service's",
+    "policies": "pods whose policies find no room are closed",
+    "classes": "peers of policies that find no room are denied",
+    "isolation": "no further pod of the node can be isolated, and none is started that should be",
 }
 
 
@@ -55,9 +59,9 @@ class TableMetrics:
             elif each.pressure < RELIEF:
                 self._full.discard(table)
 
-    def render(self, services: ServiceMetrics) -> list[str]:
+    def render(self, services: ServiceMetrics, policies: PolicyMetrics) -> list[str]:
         """Lines of Prometheus' text."""
-        kept = kept_rows(services)
+        kept = kept_rows(services) | policies.usage()
         with services.lock:
             written, deleted = dict(services.rows_written), dict(services.rows_deleted)
             left_out, conflicts, failed = len(services.left_out), sum(services.conflicts.values()), services.failed_syncs

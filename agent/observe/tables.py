@@ -17,7 +17,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def endpoints(document: Sequence[Mapping[str, Any]]) -> str:
     """`anetd endpoints`."""
     return table(
-        ("ADDRESS", "POD", "ID", "LINK", "IFINDEX", "MAC", "HOST PORTS"),
+        ("ADDRESS", "POD", "ID", "LINK", "IFINDEX", "MAC", "HOST PORTS", "INGRESS", "EGRESS"),
         [
             (
                 row["address"],
@@ -27,6 +27,7 @@ def endpoints(document: Sequence[Mapping[str, Any]]) -> str:
                 row["ifindex"],
                 row["mac"],
                 ", ".join(row["hostPorts"]) or "-",
+                *(_judged(row["policy"][direction]) if row["policy"] else "?" for direction in ("ingress", "egress")),
             )
             for row in document
         ],
@@ -88,3 +89,66 @@ def _api_state(row: Mapping[str, Any]) -> str:
     if row["connected"]:
         return "watched" if row["synced"] else "listing"
     return "away (last known state in force)" if row["synced"] else "away"
+
+
+def _judged(row: Mapping[str, Any]) -> str:
+    """A pod's policies in one direction, in a few words; the document has the rest."""
+    if not row["isolated"]:
+        return "open"
+    count = len(row["policies"])
+    shown = ", ".join(row["policies"]) if count <= 2 else f"{count} policies"
+    room = "CLOSED, no room" if row["closed"] else f"{row['rows']} rows"
+    return f"{shown}: {room}, {row['denied']['packets']} denied"
+
+
+def policy(document: Mapping[str, Any]) -> str:
+    """`anetd policy`."""
+    tables = ", ".join(f"{name} {each['rows']} of {each['capacity']}" for name, each in document["tables"].items())
+    known = ", ".join(f"{count} {name}" for name, count in document["known"].items())
+    facts = [
+        ("in force", "yes" if document["inForce"] else "no: what an earlier agent wrote stays as it is"),
+        ("trouble", document["trouble"] or "none"),
+        ("revision", document["revision"]),
+        ("rows", tables or "none"),
+        ("known", known),
+    ]
+    text = "".join(f"{name.ljust(8)}  {value}\n" for name, value in facts)
+    text += "".join(
+        f"does not fit: {each['policy']}, closed: {', '.join(each['pods'])}: {each['message']}\n" for each in document["troubles"]
+    )
+    rows = [line for row in document["policies"] for line in _policy_lines(row)]
+    return text + ("\n" + table(("POLICY", "DIRECTIONS", "ROWS", "PODS", "ALLOWED BY", "PACKETS", "BYTES"), rows) if rows else "")
+
+
+def _policy_lines(row: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
+    rules = [(each["rule"].partition(" ")[2], each["packets"], each["bytes"]) for each in row["allowed"]] or [("-", 0, 0)]
+    head = (row["policy"], ", ".join(row["directions"]), row["rows"])
+    for number, (pod, rule) in enumerate(zip_longest(row["pods"], rules, fillvalue=None)):
+        yield (*(head if number == 0 else ("", "", "")), pod or "", *(rule or ("", "", "")))
+
+
+def conntrack(document: Mapping[str, Any]) -> str:
+    """`anetd conntrack`."""
+    shown = document["flows"]
+    text = table(
+        ("PROTOCOL", "FROM", "TO", "STATE", "IDLE", "SERVICE OR BACKEND", "MASQUERADED", "POLICY"),
+        [
+            (
+                row["protocol"],
+                _flow_end(row["from"], row["fromPod"]),
+                _flow_end(row["to"], row["toPod"]),
+                row["state"],
+                f"{row['idleSeconds']} s",
+                (row["service"] and f"for {row['service']}") or (row["backend"] and f"to {row['backend']}") or "-",
+                row["masqueradePort"] or "-",
+                row["policyRevision"] or "-",
+            )
+            for row in shown
+        ],
+    )
+    rest = document["matching"] - len(shown)
+    return text + (f"... and {rest} more: --limit, --pod and --address choose\n" if rest else "")
+
+
+def _flow_end(end: str, pod: str) -> str:
+    return f"{end} ({pod})" if pod else end

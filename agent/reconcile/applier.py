@@ -20,8 +20,16 @@ class Rows(Protocol):
     def delete_many(self, keys: Iterable[Any], /) -> int: ...
 
 
+_NO_ROOM = {errno.E2BIG, errno.ENOSPC}
+"""What hash tables say when they are full, and longest-prefix tables."""
+
+
 class ApplyError(Exception):
-    """A table refused a change."""
+    """A table refused a change. `is_full`: for lack of room."""
+
+    def __init__(self, message: str, *, is_full: bool = False) -> None:
+        super().__init__(message)
+        self.is_full = is_full
 
 
 def apply(steps: Iterable[Step], tables: Callable[[str], Rows], done: Callable[[Step], None] = lambda _: None) -> None:
@@ -33,6 +41,7 @@ def apply(steps: Iterable[Step], tables: Callable[[str], Rows], done: Callable[[
             else:
                 tables(step.table).delete_many(step.keys)
         except OSError as error:
-            why = "it is full: give it more rows" if error.errno == errno.E2BIG else str(error)
-            raise ApplyError(f"table {step.table} refused a change: {why}") from error
+            is_full = error.errno in _NO_ROOM
+            why = "it is full: give it more rows" if is_full else str(error)
+            raise ApplyError(f"table {step.table} refused a change: {why}", is_full=is_full) from error
         done(step)

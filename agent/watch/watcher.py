@@ -55,6 +55,11 @@ class Watcher(Generic[T]):
         """Whether the last request was answered."""
         return self._connected
 
+    def get(self, key: Key) -> T | None:
+        """A record as it is now."""
+        with self._lock:
+            return self._records.get(key)
+
     def snapshot(self) -> dict[Key, T]:
         """The records as they are now."""
         with self._lock:

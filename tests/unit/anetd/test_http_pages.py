@@ -20,6 +20,7 @@ from agent.observe.events import Subject
 from agent.observe.health_check import REASON, HealthChecks
 from agent.observe.httpd import Answer, HttpLoop, by_path
 from agent.observe.kube_proxy import KubeProxyPorts, ProxyState, healthz, livez
+from agent.observe.policy_metrics import PolicyMetrics
 from agent.observe.service_metrics import ServiceMetrics
 from agent.observe.table_metrics import TableMetrics
 from agent.services.healthchecks import HealthCheck, health_check
@@ -287,7 +288,7 @@ def test_a_table_that_fills_up_is_told_once_until_it_is_emptier() -> None:
     tables.collected(7, 0.25)
     services.wrote("frontends", 3)
     services.stands({"frontends": 3}, {"frontends": 10}, {"n/s": "backends"}, {})
-    lines = tables.render(services)
+    lines = tables.render(services, PolicyMetrics())
     for line in (
         'anetd_table_rows{table="conntrack"} 90',
         'anetd_table_capacity{table="frontends"} 10',
