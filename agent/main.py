@@ -4,7 +4,9 @@
     anetd status     is it ready, what is it waiting for, what did it drop
     anetd endpoints  the pods of this node
     anetd services   frontends and their backends
-    anetd policy     explain, matrix: what NetworkPolicies in a file say (see agent/policy_cli.py)
+    anetd policy     the NetworkPolicies that select pods of this node
+                     explain, matrix: what NetworkPolicies in a file say (see agent/policy_cli.py)
+    anetd conntrack  the flows that it knows
     anetd policy-log the records of the network policy log
 
 Exit status: 0, 1 when something failed, 2 for wrong usage.
@@ -20,6 +22,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,23 +32,24 @@ if TYPE_CHECKING:
     from agent.runtime import Agent, Paths
 
 CONFIG = Path("/etc/anetd/config.json")
+_POLICY_QUESTIONS = {"show", "explain", "matrix", "-h", "--help"}
 log = logging.getLogger("agent")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
-    options = _parser().parse_args(argv)
+    options = _parser().parse_args(_completed(sys.argv[1:] if argv is None else argv))
     if options.command == "agent":
         return run_agent(options.config)
     if options.command == "policy-log":
         from agent.policylog import command
 
         return command.run(options)
-    if options.command == "policy":
+    if options.command == "policy" and options.question != "show":
         from agent import policy_cli
 
         return policy_cli.run(options)
-    return _ask(options.command, getattr(options, "name", ""), options.output)
+    return _ask(options.command, _question(options), options.output)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,12 +62,42 @@ def _parser() -> argparse.ArgumentParser:
     agent.add_argument("--config", type=Path, default=CONFIG, help=f"the configuration (default {CONFIG})")
     policy_log.add_parser(commands)
     policy_cli.add_commands(commands.add_parser("policy", help="questions about NetworkPolicies"))
-    for name, text in (("status", "the agent's state"), ("endpoints", "the pods of this node"), ("services", "frontends and backends")):
+    for name, text in (
+        ("status", "the agent's state"),
+        ("endpoints", "the pods of this node, and the policies that judge them"),
+        ("services", "frontends and backends"),
+        ("conntrack", "the flows that the node knows"),
+    ):
         command = commands.add_parser(name, help=text)
         command.add_argument("--output", "-o", choices=("table", "json"), default="table")
         if name == "services":
             command.add_argument("name", nargs="?", default="", metavar="NAMESPACE/NAME", help="of one Service (default: of all)")
+        if name == "conntrack":
+            command.add_argument("--pod", action="append", default=[], metavar="NAMESPACE/NAME", help="flows of this pod; may be repeated")
+            command.add_argument("--address", action="append", default=[], type=ip_address, help="flows of this address; may be repeated")
+            command.add_argument("--limit", type=_count, default=100, help="show so many at most (default %(default)s)")
     return parser
+
+
+def _completed(argv: Sequence[str]) -> Sequence[str]:
+    """`anetd policy [NAMESPACE/NAME]` is short for `anetd policy show`."""
+    if argv[:1] == ["policy"] and not _POLICY_QUESTIONS.intersection(argv[1:2]):
+        return ["policy", "show", *argv[1:]]
+    return argv
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def _question(options: argparse.Namespace) -> str:
+    """What stands behind the word."""
+    if options.command != "conntrack":
+        return str(getattr(options, "name", ""))
+    return json.dumps({"pod": options.pod, "address": [str(each) for each in options.address], "limit": options.limit})
 
 
 def run_agent(config_path: Path, paths: Paths | None = None, open_datapath: OpenDatapath | None = None) -> int:
@@ -103,6 +137,8 @@ def _observe(agent: Agent, paths: Paths, cni: CniMetrics) -> None:
             "status": lambda _: documents.status(agent, cni),
             "endpoints": lambda _: documents.endpoints(agent),
             "services": lambda name: documents.services(agent, name),
+            "policy": lambda name: documents.policy(agent, name),
+            "conntrack": lambda about: documents.conntrack(agent, about),
         },
     ).start()
 
@@ -125,8 +161,11 @@ def _ask(word: str, about: str, output: str) -> int:
     except AgentAwayError as error:
         print(f"anetd: {error}", file=sys.stderr)  # noqa: T201 (this is a command)
         return 1
+    trouble = document.get("error", "") if isinstance(document, dict) else ""
     if about and not document:
-        print(f"anetd: this node knows of no Service {about} with a cluster address; the name is NAMESPACE/NAME", file=sys.stderr)  # noqa: T201
+        trouble = f"this node knows of no Service {about} with a cluster address; the name is NAMESPACE/NAME"
+    if trouble:
+        print(f"anetd: {trouble}", file=sys.stderr)  # noqa: T201
         return 1
     text = json.dumps(document, indent=2) + "\n" if output == "json" else getattr(tables, word)(document)
     sys.stdout.write(text)

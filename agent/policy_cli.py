@@ -1,4 +1,5 @@
 """`anetd policy explain` and `anetd policy matrix`: questions to API objects in a file, without an agent or a cluster.
+(`anetd policy show` asks the agent: see agent/main.py.)
 
     anetd policy explain --objects FILE|- --from NS/POD|ADDRESS --to NS/POD|ADDRESS|NS/SERVICE [--port P] [--protocol TCP] [-o json]
     anetd policy matrix --objects FILE|- [--namespace NS ...] [--port P[/PROTOCOL] ...] [-o json]
@@ -26,6 +27,9 @@ _PORTLESS = {1, 58}
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """The commands below `anetd policy`."""
     commands = parser.add_subparsers(dest="question", required=True)
+    show = commands.add_parser("show", help="those that select pods of this node; may be left out: anetd policy [NAMESPACE/NAME]")
+    show.add_argument("name", nargs="?", default="", metavar="NAMESPACE/NAME", help="of one NetworkPolicy (default: of all)")
+    show.add_argument("--output", "-o", choices=("table", "json"), default="table")
     explain = commands.add_parser("explain", help="whether a packet passes, and which rules say so")
     explain.add_argument("--from", dest="source", required=True, metavar="NS/POD|ADDRESS")
     explain.add_argument("--to", dest="destination", required=True, metavar="NS/POD|ADDRESS|NS/SERVICE")

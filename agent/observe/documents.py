@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from typing import Any
 
 from agent.cni.ipam import Pool
-from agent.datapath.abi import DropDirection, DropReason
+from agent.datapath.abi import DropDirection, DropReason, clock
+from agent.observe import policy_documents
+from agent.observe.flows import flows
 from agent.observe.httpd import METRICS, Answer, Page
 from agent.observe.metrics import CniMetrics, family, resident_bytes
 from agent.runtime import Agent
@@ -58,6 +62,8 @@ def endpoints(agent: Agent) -> list[dict[str, Any]]:
         return []
     by_id = {record.id: record for record in serving.pods.records()}
     links = serving.datapath.attached()
+    with serving.policies.looking() as view:
+        judged = {str(pod): policy_documents.of_pod(view, pod) for pod in view.pods} if view is not None else {}
     found = []
     for address, row in serving.datapath.endpoints.items():
         record = by_id.get(row.id)
@@ -72,6 +78,7 @@ def endpoints(agent: Agent) -> list[dict[str, Any]]:
                 "ifindex": row.ifindex,
                 "mac": row.pod_mac,
                 "hostPorts": [str(each) for each in record.port_mappings] if record else [],
+                "policy": judged.get(record.pod) if record else None,
             }
         )
     return sorted(found, key=lambda row: (row["id"], row["address"]))
@@ -80,6 +87,48 @@ def endpoints(agent: Agent) -> list[dict[str, Any]]:
 def services(agent: Agent, name: str = "") -> list[dict[str, Any]]:
     """`anetd services`: of one Service (NAMESPACE/NAME), or of all. See `agent.observe.explain`."""
     return agent.serving.tables.explain(name) if agent.serving is not None else []
+
+
+def policy(agent: Agent, name: str = "") -> dict[str, Any]:
+    """`anetd policy`: those that select pods of this node, or the one of that name (NAMESPACE/NAME), and how the tables stand."""
+    serving = agent.serving
+    loop = agent.policy
+    found: dict[str, Any] = {
+        "inForce": loop.in_force,
+        "trouble": loop.trouble,
+        "known": {
+            "pods": len(loop.pods.snapshot()),
+            "namespaces": len(loop.namespaces.snapshot()),
+            "policies": len(loop.policies.snapshot()),
+        },
+    }
+    if serving is None:
+        return {**found, "revision": 0, "tables": {}, "policies": [], "troubles": []}
+    usage = serving.policies.metrics.usage()
+    found["tables"] = {table: {"rows": each.rows, "capacity": each.capacity} for table, each in usage.items()}
+    with serving.policies.looking() as view:
+        found["revision"] = view.revision if view is not None else 0
+        found["policies"] = policy_documents.policies(view, name) if view is not None else []
+        found["troubles"] = policy_documents.troubles(view.compiler.troubles) if view is not None else []
+    if name and not found["policies"]:
+        return {"error": f"no pod of this node is selected by a NetworkPolicy {name}; the name is NAMESPACE/NAME"}
+    return found
+
+
+def conntrack(agent: Agent, about: str) -> dict[str, Any]:
+    """`anetd conntrack`: `about` is a JSON object with `pod` (names), `address` (texts) and `limit`, all of which may be missing."""
+    serving = agent.serving
+    asked = json.loads(about or "{}")
+    if serving is None:
+        return {"matching": 0, "flows": []}
+    pods = {address: record.pod for record in serving.pods.records() for address in record.addresses}
+    names = set(asked.get("pod", ()))
+    strange = names - set(pods.values())
+    if strange:
+        return {"error": f"this node has no pod {', '.join(sorted(strange))}; the name is NAMESPACE/NAME"}
+    wanted = [ip_address(text) for text in asked.get("address", ())] + [address for address, pod in pods.items() if pod in names]
+    now = clock(time.monotonic_ns())
+    return flows(serving.datapath.conntrack.raw_items(), now, lambda address: pods.get(address, ""), wanted, int(asked.get("limit", 100)))
 
 
 def healthz(agent: Agent) -> Page:
