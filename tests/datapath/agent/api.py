@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 
 TOKEN = "a-token-for-tests"
 NODES, SERVICES, SLICES = "/api/v1/nodes", "/api/v1/services", "/apis/discovery.k8s.io/v1/endpointslices"
+PODS, NAMESPACES, POLICIES = "/api/v1/pods", "/api/v1/namespaces", "/apis/networking.k8s.io/v1/networkpolicies"
 _EVENTS = re.compile(r"/apis/events\.k8s\.io/v1/namespaces/([^/]+)/events(?:/([^/]+))?")
 _SERVICE = re.compile(r"/api/v1/namespaces/([^/]+)/services/([^/]+?)(/status)?")
 
@@ -29,7 +30,7 @@ class FakeApi:
     """Serves until `close`. `put` and `remove` change objects; watchers hear of it."""
 
     def __init__(self, directory: Path, make_server: Callable[[type], ThreadingHTTPServer] | None = None) -> None:
-        self.objects: dict[str, dict[str, Any]] = {NODES: {}, SERVICES: {}, SLICES: {}}
+        self.objects: dict[str, dict[str, Any]] = {path: {} for path in (NODES, SERVICES, SLICES, PODS, NAMESPACES, POLICIES)}
         self.events: list[tuple[str, int, str, Any]] = []
         self.version = 1
         self.oldest = 0

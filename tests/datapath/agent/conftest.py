@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from agent.datapath import abi, netns, syscalls
+from agent.datapath import abi, netns, policy_rows, syscalls
 from agent.datapath.maps import Table
 from agent.observe.control import AgentAwayError, ask
 
-from .api import NODES, FakeApi
+from .api import NAMESPACES, NODES, PODS, FakeApi
 
 ROOT = Path(__file__).resolve().parents[3]
 # Two who work side by side on one machine have a prefix each.
@@ -37,6 +37,9 @@ TABLES: dict[str, tuple[abi.Codec[Any], abi.Codec[Any]]] = {
     "backends": (abi.BACKEND_ID, abi.BACKEND),
     "maglev": (abi.BACKEND_ID, abi.MAGLEV_ROW),
     "source_ranges": (abi.SOURCE_RANGE_KEY, abi.SOURCE_RANGE_ROW),
+    "isolation": (abi.ADDRESS, policy_rows.ISOLATION),
+    "classes": (abi.ROUTE_KEY, policy_rows.CLASS),
+    "policies": (policy_rows.POLICY_KEY, policy_rows.POLICY_ROW),
 }
 
 
@@ -50,6 +53,21 @@ def node_document(name: str, cidrs: list[str], addresses: list[str]) -> dict[str
         "spec": {"podCIDR": cidrs[0] if cidrs else "", "podCIDRs": cidrs},
         "status": {"addresses": [{"type": "InternalIP", "address": address} for address in addresses]},
     }
+
+
+def pod_document(
+    name: str, *addresses: str, labels: dict[str, str] | None = None, namespace: str = "default", **status: Any
+) -> dict[str, Any]:
+    """A Pod of the node; `addresses` as kubelet reports them after its network is there."""
+    return {
+        "metadata": {"name": name, "namespace": namespace, "uid": f"uid-of-{name}", "labels": labels or {}},
+        "spec": {"nodeName": NODE_NAME, "containers": []},
+        "status": {"phase": "Running", "podIP": next(iter(addresses), ""), "podIPs": [{"ip": each} for each in addresses], **status},
+    }
+
+
+def namespace_document(name: str, **labels: str) -> dict[str, Any]:
+    return {"metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name, **labels}}}
 
 
 def eventually(condition: Callable[[], Any], within: float = 30.0, what: str = "the condition") -> Any:
@@ -111,6 +129,7 @@ class Agent:
         finally:
             os.close(fd)
         self.configure()
+        self.api.put(NAMESPACES, namespace_document("default"))
         self.api.put(NODES, node_document(NODE_NAME, ["10.99.1.0/24", "fd00:99:1::/64"], ["192.0.2.10", "2001:db8::10"]))
 
     def configure(self, **changes: Any) -> None:
@@ -185,9 +204,19 @@ class Agent:
         return sorted(link["ifname"] for link in found if link["ifname"].startswith("an") and link["ifname"] != "anetd-vxlan")
 
     def cni(
-        self, command: str, container: str, netns_path: str = "", *, version: str = "1.1.0", config: bytes | None = None, **extra: str
+        self,
+        command: str,
+        container: str,
+        netns_path: str = "",
+        *,
+        version: str = "1.1.0",
+        config: bytes | None = None,
+        known: bool = True,
+        **extra: str,
     ) -> tuple[int, Any]:
-        """Execute the plugin; its status and what it printed."""
+        """Execute the plugin; its status and what it printed. An ADD's Pod, named as the container, is in the API, but for `known` False."""
+        if command == "ADD" and known and f"default/{container}" not in self.api.objects[PODS]:
+            self.api.put(PODS, pod_document(container))
         environment = {
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": container,

@@ -15,8 +15,8 @@ from typing import Any
 from agent.datapath.socketlb import HOOKS
 from tests.datapath.socket_lab import make_cgroup, remove_cgroup
 
-from .api import NODES, SERVICES, SLICES
-from .conftest import NODE, NODE_NAME, POD_PREFIX, Agent, eventually, node_document, run
+from .api import NODES, PODS, SERVICES, SLICES
+from .conftest import NODE, NODE_NAME, POD_PREFIX, Agent, eventually, node_document, pod_document, run
 
 Pod = Callable[[str], str]
 
@@ -395,16 +395,19 @@ def test_an_api_server_that_is_away_changes_nothing_even_over_a_restart(node: Ag
     node.api.put(SERVICES, service)
     node.start()
     node.cni("ADD", "a", pod("a"))
+    node.api.put(PODS, pod_document("b"))
+    eventually(lambda: node.ask("policy")["known"]["pods"] == 2)
     before = node.kernel()
     node.api.silent = True
     node.api.hang_up()
     eventually(lambda: not node.status()["api"]["nodes"]["connected"])
     assert node.kernel() == before
-    assert node.cni("ADD", "b", pod("b"))[0] == 0
+    assert node.cni("ADD", "b", pod("b"))[0] == 0  # it is known; who is not has to wait
     node.kill()
     node.start(wait=False)
     eventually(lambda: node.status().get("endpoints"))
-    eventually(lambda: node.cni("ADD", "c", f"/run/netns/{POD_PREFIX}b")[0] in {0, 1})
+    assert node.cni("ADD", "b", f"/run/netns/{POD_PREFIX}b")[0] == 0
+    assert node.cni("DEL", "b", f"/run/netns/{POD_PREFIX}b")[0] == 0
     assert node.kernel()["frontends"] == before["frontends"]
     node.api.remove(SERVICES, "web", "default")
     node.api.silent = False
