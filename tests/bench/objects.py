@@ -6,21 +6,13 @@ at once, and wants to know when the answer came.
 
 from __future__ import annotations
 
-import base64
-import http.client
-import json
-import ssl
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Network
-from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
-import yaml
+from tests.cluster.api import Api
 
 T = TypeVar("T")
 
@@ -28,40 +20,10 @@ NAMESPACE = "bench"
 MADE_BY = {"endpointslice.kubernetes.io/managed-by": "bench"}
 ENDPOINTS = 4
 CONNECTIONS = 32  # each waits for the disk most of the time
-IDLE_SECONDS = 20
 
 
-class Api:
-    """The administrator's connections to the API server, one a thread."""
-
-    def __init__(self, kubeconfig: Path) -> None:
-        document = yaml.safe_load(kubeconfig.read_text())
-        cluster, user = document["clusters"][0]["cluster"], document["users"][0]["user"]
-        self._context = ssl.create_default_context(cadata=base64.b64decode(cluster["certificate-authority-data"]).decode())
-        with tempfile.NamedTemporaryFile() as pem:  # read here, gone before the first request
-            pem.write(base64.b64decode(user["client-certificate-data"]) + b"\n" + base64.b64decode(user["client-key-data"]))
-            pem.flush()
-            self._context.load_cert_chain(pem.name)
-        self._server = urlsplit(cluster["server"])
-        self._connections = threading.local()
-
-    def request(self, method: str, path: str, body: dict[str, Any] | None = None, kind: str = "application/json") -> dict[str, Any]:
-        """The answer's document; AssertionError with the server's words when it is a refusal."""
-        connection = self._connection()
-        connection.request(method, path, None if body is None else json.dumps(body), {"Content-Type": kind})
-        answer = connection.getresponse()
-        content = answer.read()
-        assert answer.status < 300, f"{method} {path}: {answer.status} {content.decode(errors='replace')}"
-        return json.loads(content)  # type: ignore[no-any-return]
-
-    def _connection(self) -> http.client.HTTPSConnection:
-        """This thread's own; a new one where the server may have closed the last in the meantime."""
-        own, used = getattr(self._connections, "own", (None, 0.0))
-        now = time.monotonic()
-        if own is None or now - used > IDLE_SECONDS:
-            own = http.client.HTTPSConnection(self._server.hostname or "", self._server.port, timeout=60, context=self._context)
-        self._connections.own = own, now
-        return own
+class Maker(Api):
+    """The suite's client, for an API server that is to make thousands of objects."""
 
     def create(self, obj: dict[str, Any]) -> dict[str, Any]:
         return self.request("POST", collection(obj), obj)

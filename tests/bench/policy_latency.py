@@ -94,7 +94,7 @@ def still_pod(name: str, **labels: str) -> dict[str, Any]:
 class Lab:
     """The cluster and the two who ask: a pod and, for a peer that comes and goes, a namespace on the nodes' link."""
 
-    def __init__(self, cluster: Cluster, api: objects.Api, options: argparse.Namespace, stack: ExitStack) -> None:
+    def __init__(self, cluster: Cluster, api: objects.Maker, options: argparse.Namespace, stack: ExitStack) -> None:
         self.cluster, self.api, self.options = cluster, api, options
         first, other = cluster.nodes()
         pods = [toolbox_pod(cluster, "client", first), toolbox_pod(cluster, "web", other, labels={"bench": "web"})]
@@ -259,7 +259,7 @@ def main() -> None:
         eventually(
             lambda: cluster.kubectl("get", "serviceaccount", "default", "-n", NAMESPACE, check=False), what="default service account"
         )
-        lab = Lab(cluster, objects.Api(cluster.kubeconfig), options, stack)
+        lab = Lab(cluster, objects.Maker(cluster.kubeconfig), options, stack)
         network = IPv4Network(
             json.loads(cluster.get("configmap", "-n", "kube-system", "anetd-config")["data"]["config.json"])["podCIDRs"][0]
         )

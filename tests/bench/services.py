@@ -54,7 +54,7 @@ class Lab:
     """The cluster with what every measurement needs."""
 
     cluster: Cluster
-    api: objects.Api
+    api: objects.Maker
     tool: Path
     scratch: Path
     kube_proxy: Path
@@ -409,7 +409,7 @@ def run_all(options: argparse.Namespace, found: dict[str, Any], toolbox: dict[st
         stack.enter_context(outside(cluster, cluster.nodes()[0]))
         cluster.kubectl("create", "namespace", objects.NAMESPACE)
         pods = IPv4Network(json.loads(cluster.get("configmap", "-n", "kube-system", "anetd-config")["data"]["config.json"])["podCIDRs"][0])
-        api = objects.Api(cluster.kubeconfig)
+        api = objects.Maker(cluster.kubeconfig)
         signal.signal(signal.SIGALRM, out_of_time)
         signal.alarm(options.minutes * 60)
         try:

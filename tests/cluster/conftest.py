@@ -106,9 +106,11 @@ def cluster(
     )
     run(provisioner, "load-image", name, images["toolbox"]["archive"], timeout=120)
     families = (4, 6) if spec["stackType"] == "ipv4-ipv6" else (4,)
+    made = Cluster(name, kubeconfig, dict(spec), images["toolbox"]["name"], provisioner, kubectl_path, families)
     try:
-        yield Cluster(name, kubeconfig, dict(spec), images["toolbox"]["name"], provisioner, kubectl_path, families)
+        yield made
     finally:
+        made.close()
         if not KEEP:
             run(provisioner, "delete-cluster", name, "--quiet", timeout=120)
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from agent.observe.control import SOCKET, AgentAwayError, ask
+
+from .api import Api, read_path
+from .shells import Gone, Shells
 
 TOOLBOX_PORTS = {"http": 8080, "udp": 8081}
 
@@ -44,9 +52,22 @@ def eventually(probe: Callable[[], Any], *, within: float = 30, every: float = 0
         time.sleep(every)
 
 
-@dataclass(frozen=True)
+def _is_member(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip() == "member-init"
+    return False
+
+
+def together(probes: Mapping[Any, Callable[[], Any]]) -> dict[Any, Any]:
+    """The answer of each probe, all asked at once: one that has to run into its time-out does not hold up the others."""
+    with ThreadPoolExecutor(max(1, len(probes))) as pool:
+        asked = {name: pool.submit(probe) for name, probe in probes.items()}
+        return {name: answer.result() for name, answer in asked.items()}
+
+
+@dataclass
 class Cluster:
-    """A running local cluster: its name, kubeconfig, and what was asked for."""
+    """A running local cluster: its name, kubeconfig, and what was asked for. What never changes is asked once."""
 
     name: str
     kubeconfig: Path
@@ -55,6 +76,23 @@ class Cluster:
     provisioner: str
     kubectl_path: str
     families: tuple[int, ...] = field(default=(4,))
+    _pids: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def api(self) -> Api:
+        return Api(self.kubeconfig, seconds=20)
+
+    @cached_property
+    def _shells(self) -> Shells:
+        return Shells([self.kubectl_path, "--kubeconfig", str(self.kubeconfig)])
+
+    @cached_property
+    def _nodes(self) -> dict[str, Any]:
+        return {item["metadata"]["name"]: item for item in self.get("nodes")["items"]}
+
+    def close(self) -> None:
+        """Let go of what was kept open."""
+        self._shells.close()
 
     @property
     def dual_stack(self) -> bool:
@@ -68,7 +106,9 @@ class Cluster:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1)
 
     def get(self, *argv: str) -> Any:
-        return json.loads(self.kubectl("get", *argv, "-o", "json"))
+        """The document of `kubectl get ARGV -o json`."""
+        path = read_path(argv)
+        return self.api.request("GET", path) if path else json.loads(self.kubectl("get", *argv, "-o", "json"))
 
     def apply(self, *objects: dict[str, Any]) -> None:
         self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
@@ -77,10 +117,10 @@ class Cluster:
         return json.loads(run(self.provisioner, "describe-cluster", self.name, "--output", "json"))
 
     def nodes(self) -> list[str]:
-        return sorted(item["metadata"]["name"] for item in self.get("nodes")["items"])
+        return sorted(self._nodes)
 
     def node_address(self, node: str, family: int = 4) -> str:
-        addresses = [a["address"] for a in self.get("node", node)["status"]["addresses"] if a["type"] == "InternalIP"]
+        addresses = [a["address"] for a in self._nodes[node]["status"]["addresses"] if a["type"] == "InternalIP"]
         return next(a for a in addresses if (":" in a) == (family == 6))
 
     def pod(self, namespace: str, name: str) -> Any:
@@ -92,7 +132,17 @@ class Cluster:
         return {6 if ":" in address else 4: address for address in addresses}
 
     def exec(self, namespace: str, pod: str, *command: str, timeout: float = 30, check: bool = True) -> str:
-        return self.kubectl("exec", "-n", namespace, pod, "--", *command, timeout=timeout, check=check)
+        """Standard output of a command in a toolbox pod, or in one of kube-system, where there is no shell to be kept."""
+        if namespace == "kube-system":
+            return self.kubectl("exec", "-n", namespace, pod, "--", *command, timeout=timeout, check=check)
+        said = f"{shlex.join(command)} in {namespace}/{pod}"
+        try:
+            done = self._shells.run(namespace, pod, command, timeout)
+        except (Gone, EOFError) as error:
+            raise CommandFailed(f"{said}: the pod went away: {error}") from error
+        if check and done.status:
+            raise CommandFailed(f"{said} ended with {done.status}\n{done.out}\n{done.err}")
+        return done.out
 
     def wait_ready(self, namespace: str, *pods: str, within: float = 60) -> None:
         targets = [f"pod/{pod}" for pod in pods]
@@ -100,10 +150,10 @@ class Cluster:
 
     def member_pid(self, member: str) -> int:
         """PID 1 of a node or of the control plane, as the machine sees it."""
-        for entry in self.describe()["details"]["members"]:
-            if entry["name"] == member:
-                return int(entry["pid"])
-        raise KeyError(member)
+        known = self._pids.get(member)
+        if known is None or not _is_member(known):
+            self._pids = {entry["name"]: int(entry["pid"]) for entry in self.describe()["details"]["members"]}
+        return self._pids[member]
 
     def in_member(self, member: str, *command: str, timeout: float = 30, check: bool = True) -> str:
         """Run a command inside all the namespaces of a node."""
@@ -156,9 +206,10 @@ def url(address: str, port: int, path: str) -> str:
 
 
 def udp_ask(cluster: Cluster, namespace: str, pod: str, address: str, port: int, question: str = "hostname") -> str:
-    """One datagram and its answer, by netcat inside the pod."""
-    script = f"printf %s {question} | nc -u -w 2 {address} {port}"
-    return cluster.exec(namespace, pod, "sh", "-c", script).strip()
+    """A datagram's answer, by netcat inside the pod; asked again for as long as nothing comes."""
+    ask = f"printf %s {question} | nc -u -W 1 -w 1 {address} {port}"
+    script = f'for n in $(seq 20); do answer=$({ask}); [ -z "$answer" ] || break; done; echo "$answer"'
+    return cluster.exec(namespace, pod, "sh", "-c", script, timeout=60).strip()
 
 
 def agent_on(cluster: Cluster, node: str) -> str:
@@ -177,9 +228,17 @@ def agent_process(cluster: Cluster, node: str) -> int:
     return found[0]
 
 
+def ask_agent(cluster: Cluster, node: str, question: str) -> Any:
+    """The document behind `anetd QUESTION --output json` on a node. AssertionError while the agent is away."""
+    try:
+        return ask(question, Path(f"/proc/{cluster.member_pid(node)}/root{SOCKET}"))
+    except (AgentAwayError, OSError, ValueError) as error:
+        raise CommandFailed(f"anetd {question} on {node}: {error}") from error
+
+
 def status(cluster: Cluster, node: str) -> Any:
     """`anetd status` of a node."""
-    return json.loads(cluster.exec("kube-system", agent_on(cluster, node), "anetd", "status", "--output", "json"))
+    return ask_agent(cluster, node, "status")
 
 
 def ready(cluster: Cluster, node: str) -> bool:

@@ -15,6 +15,7 @@ import pytest
 
 from .conftest import KINDS, ready_endpoints, spec_file
 from .kube import Cluster, agent_on, agent_process, eventually, program_of, ready, run, status, toolbox_pod, url
+from .service_kit import by_source_port, free_ports, node_port, service, settled
 from .test_agent_life import inventory
 
 pytestmark = pytest.mark.parametrize("cluster", [next(iter(KINDS))], indirect=True)  # the kind does not matter to a fault: one is enough
@@ -122,43 +123,66 @@ def test_streams_lose_nothing_while_the_agent_is_upgraded(cluster: Cluster, play
 def test_a_killed_node_takes_no_other_pod_along_and_its_pods_come_back_with_create(
     cluster: Cluster, playground: str, tmp_path: Path
 ) -> None:
+    """Nor a client outside: whoever was balanced by the lost node to a pod of another gets the same one by any node that is left."""
     victim = cluster.pod(playground, "b1")["spec"]["nodeName"]
     target = cluster.pod_addresses(playground, "a2")[4]
-    talk = cluster.kubectl_process(
-        "exec", "-n", playground, "a1", "--", "sh", "-c",
-        f"n=0; while [ ! -e /tmp/enough ]; do curl -sS --max-time 2 {url(target, 8080, '/hostname')} || echo LOST; echo; n=$((n+1)); "
-        "sleep 0.05; done; echo asked $n",
-    )  # fmt: skip
+    sources = free_ports(24)
+    nodes = [cluster.node_address(node) for node in cluster.nodes()]
+    survivor = next(address for address in nodes if address != cluster.node_address(victim))
+    with service(cluster, playground, "balanced", {"group": "web"}, type="NodePort"):
+        settled(cluster, playground, "balanced", 4)
+        port = node_port(cluster, playground, "balanced")
+        before, same = (by_source_port(address, port, sources) for address in nodes)
+        assert before == same
+        kept = {source: pod for source, pod in before.items() if pod in {"a1", "a2"}}
+        assert kept
+        with unbroken_talk(cluster, playground, "a1", target, "a2"):
+            os.kill(cluster.member_pid(victim), signal.SIGKILL)
+            eventually(lambda: cluster.describe()["state"] == "DEGRADED", within=10)
+            assert by_source_port(survivor, port, list(kept)) == kept
+            time.sleep(3)
+            config = spec_file(tmp_path, cluster.name, numNodes=2, **cluster.spec)
+            run(
+                cluster.provisioner, "create-cluster", cluster.name, "--dataplane-v2", "--config", str(config),
+                "--kubeconfig", str(cluster.kubeconfig), "--timeout", "3m", timeout=200,
+            )  # fmt: skip
+            assert cluster.describe()["state"] == "RUNNING"
+
+        def back(pod: str) -> bool:
+            address = cluster.pod_addresses(playground, pod)[4]
+            return cluster.exec(playground, "a1", "curl", "-sS", "--max-time", "2", url(address, 8080, "/hostname")) == pod
+
+        for pod in ("b1", "b2"):
+            eventually(lambda pod=pod: back(pod), within=90, what=f"{pod} answers again")
+        eventually(lambda: len(ready_endpoints(cluster, playground, "web")) == 4, within=60)
+        cluster.wait_ready(playground, "host-b", within=60)
+        assert cluster.exec(playground, "b1", "curl", "-sS", "--max-time", "2", url(target, 8080, "/hostname")) == "a2"
+        settled(cluster, playground, "balanced", 4)
+        first, second = (by_source_port(address, port, sources) for address in nodes)
+        assert first == second
+        assert set(first.values()) >= set(kept.values())
+
+
+@contextmanager
+def unbroken_talk(cluster: Cluster, namespace: str, client: str, address: str, server: str) -> Iterator[None]:
+    """Requests from one pod to another around the block, twenty a second: each is answered."""
+    loop = (
+        f"n=0; while [ ! -e /tmp/enough ]; do curl -sS --max-time 2 {url(address, 8080, '/hostname')} || echo LOST; echo; n=$((n+1)); "
+        "sleep 0.05; done; echo asked $n"
+    )
+    talk = cluster.kubectl_process("exec", "-n", namespace, client, "--", "sh", "-c", loop)
     try:
         time.sleep(1)
-        os.kill(cluster.member_pid(victim), signal.SIGKILL)
-        eventually(lambda: cluster.describe()["state"] == "DEGRADED", within=10)
-        time.sleep(3)
-        config = spec_file(tmp_path, cluster.name, numNodes=2, **cluster.spec)
-        run(
-            cluster.provisioner, "create-cluster", cluster.name, "--dataplane-v2", "--config", str(config),
-            "--kubeconfig", str(cluster.kubeconfig), "--timeout", "3m", timeout=200,
-        )  # fmt: skip
-        assert cluster.describe()["state"] == "RUNNING"
-        cluster.exec(playground, "a1", "touch", "/tmp/enough")
+        yield
+        cluster.exec(namespace, client, "touch", "/tmp/enough")
         said, _ = talk.communicate(timeout=20)
     finally:
-        cluster.exec(playground, "a1", "rm", "-f", "/tmp/enough", check=False)
+        cluster.exec(namespace, client, "rm", "-f", "/tmp/enough", check=False)
         talk.kill()
         talk.wait()
     words = said.split()
-    assert set(words[:-2]) == {"a2"}, said
+    assert set(words[:-2]) == {server}, said
     assert int(words[-1]) > 50
-
-    def back(pod: str) -> bool:
-        address = cluster.pod_addresses(playground, pod)[4]
-        return cluster.exec(playground, "a1", "curl", "-sS", "--max-time", "2", url(address, 8080, "/hostname")) == pod
-
-    for pod in ("b1", "b2"):
-        eventually(lambda pod=pod: back(pod), within=90, what=f"{pod} answers again")
-    eventually(lambda: len(ready_endpoints(cluster, playground, "web")) == 4, within=60)
-    cluster.wait_ready(playground, "host-b", within=60)
-    assert cluster.exec(playground, "b1", "curl", "-sS", "--max-time", "2", url(target, 8080, "/hostname")) == "a2"
 
 
 def test_a_pod_that_goes_while_the_api_server_is_away_is_forgotten_although_the_agent_restarts(cluster: Cluster, playground: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .kube import Cluster, agent_on, eventually, run, toolbox_pod, url
+from .kube import Cluster, agent_on, eventually, run, toolbox_pod, udp_ask, url
 
 HOST_PORT, HOST_PORT_UDP, LOOPBACK_PORT, NARROW_PORT = 32101, 32102, 32103, 32104
 
@@ -94,8 +94,7 @@ def test_a_host_port_is_the_pods_on_its_node_alone(cluster: Cluster, namespace: 
         assert fetch(address, HOST_PORT, "/hostname").strip() == "server"
         for client in ("near", "far", "host-near", "host-far", "server"):
             assert ask(client, address, HOST_PORT) == "server", client
-            answer = cluster.exec(*clients[client], "sh", "-c", f"printf hostname | nc -u -w 2 {address} {HOST_PORT_UDP}").strip()
-            assert answer == "server", client
+            assert udp_ask(cluster, *clients[client], address, HOST_PORT_UDP) == "server", client
         assert ask("near", cluster.node_address(second, family), HOST_PORT) == ""
     for client in ("near", "far", "host-far"):
         assert ask(client, narrow, NARROW_PORT) == "server", client
