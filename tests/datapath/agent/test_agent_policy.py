@@ -351,6 +351,26 @@ def metric(node: Agent, name: str) -> float:
     return float(next(line for line in metrics(node).splitlines() if line.startswith(f"{name} ")).split()[1])
 
 
+def test_a_table_that_is_full_closes_the_pod_with_an_event_and_opens_it_again(node: Agent, end: Make) -> None:
+    (node.directory / "sizes.json").write_text('{"policies": 64}')
+    node.start()
+    web, friend = end("web", labels={"app": "web"}), end("friend", labels={"role": "friend"})
+    small = policy("web", allow_to({"app": "web"}, selecting(role="friend")))
+    node.api.put(POLICIES, small)
+    reaches(friend, web)
+    ports = [{"protocol": "TCP", "port": 2 * number + 1} for number in range(200)]
+    node.api.put(POLICIES, policy("large", allow_to({"app": "web"}, selecting(role="friend"), ports=ports)))
+    is_cut_off(friend, web)
+    eventually(lambda: metric(node, "anetd_policy_pods_closed") == 1, what="the metric")
+    told = eventually(lambda: [each for each in node.api.told.values() if each["reason"] == "PolicyDoesNotFit"], what="the event")
+    assert {each["regarding"]["kind"] for each in told} == {"NetworkPolicy"}
+    assert "large" in {each["regarding"]["name"] for each in told}
+    assert node.ask("policy")["troubles"]
+    node.api.remove(POLICIES, "large", "default")
+    reaches(friend, web)
+    eventually(lambda: metric(node, "anetd_policy_pods_closed") == 0, what="the metric")
+
+
 def test_counters_follow_rules_and_go_with_them(node: Agent, end: Make) -> None:
     node.start()
     web, friend, stranger = end("web", labels={"app": "web"}), end("friend", labels={"role": "friend"}), end("stranger")

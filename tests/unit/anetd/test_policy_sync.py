@@ -129,6 +129,27 @@ def test_before_the_comparison_nothing_is_written() -> None:
         assert view is None
 
 
+def test_a_policy_that_does_not_fit_closes_its_pods_is_told_once_and_opens_them_when_it_fits() -> None:
+    node = Node()
+    node.kernel.capacity = 16
+    node.sync = PolicySynchronizer(cast(Any, node.kernel.datapath()), node.metrics, node.told.append)
+    node.sync.begin(everything(policy("web", 80)))
+    large = policy("large", *range(1, 200, 2))
+    node.sync.apply(Changes(policies={large.key: large}))
+    assert node.verdicts() == (False, False)
+    assert (node.metrics.closed, node.metrics.troubles >= 1) == (1, True)
+    assert large.key in {trouble.policy for trouble in node.told}
+    count = len(node.told)
+    node.sync.apply(Changes(pods={STRANGER: pod(STRANGER, role="x")}))
+    assert len(node.told) == count
+    with node.sync.looking() as view:
+        assert view is not None
+        assert policy_documents.of_pod(view, WEB)["ingress"]["closed"] is True
+    node.sync.apply(Changes(policies={large.key: None}))
+    assert node.verdicts() == (True, False)
+    assert (node.metrics.closed, node.metrics.troubles) == (0, 0)
+
+
 def test_counters_of_what_is_gone_are_deleted_and_others_stay() -> None:
     node = Node()
     node.sync.begin(everything(policy()))
