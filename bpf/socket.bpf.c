@@ -47,15 +47,6 @@ inline_always int address_is_loopback(const struct address *a)
 	return !a->halves[0] && (!a->halves[1] || a->halves[1] == bpf_cpu_to_be64(1));
 }
 
-inline_always struct frontend *frontend_of_scope(const struct frontend_key *asked, enum frontend_scope scope)
-{
-	struct frontend_key key = { .port = asked->port, .protocol = asked->protocol, .scope = scope };
-
-	if (address_is_ipv4(&asked->address))
-		address_from_ipv4(&key.address, 0);
-	return bpf_map_lookup_elem(&frontends, &key);
-}
-
 inline_always struct backend *choose_backend(const struct frontend *frontend, __u32 count, __u32 choice)
 {
 	struct slot_key slot = { .service_id = frontend->service_id, .slot = (__u64)choice * count >> 32 };
@@ -104,12 +95,7 @@ inline_always enum answer resolve(struct bpf_sock_addr *ctx, const struct fronte
 		return PROCEED;
 	case ROUTE_NODE:
 	case ROUTE_THIS_NODE:
-		*found = frontend_of_scope(asked, FRONTEND_NODE_PORT);
-		if (!*found && kind == ROUTE_THIS_NODE)
-			*found = frontend_of_scope(asked, FRONTEND_HOST_PORT);
-		/* Under externalTrafficPolicy Local each node answers for itself. */
-		if (*found && kind == ROUTE_NODE && (*found)->outside_id)
-			*found = 0;
+		*found = frontend_of_node_address(asked, kind);
 		return PROCEED;
 	default:
 		return address_of_service(&asked->address) ? REFUSE : PROCEED;

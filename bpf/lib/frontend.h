@@ -17,28 +17,49 @@ inline_always __u32 route_kind(const struct route *route)
 	return route ? route->kind : 0;
 }
 
+inline_always struct frontend *frontend_of_scope(const struct frontend_key *asked, enum frontend_scope scope)
+{
+	struct frontend_key key = { .port = asked->port, .protocol = asked->protocol, .scope = scope };
+
+	if (address_is_ipv4(&asked->address))
+		address_from_ipv4(&key.address, 0);
+	return bpf_map_lookup_elem(&frontends, &key);
+}
+
+/* Of an address and port of which no frontend is known, where the address is that of a node of this kind. */
+inline_always struct frontend *frontend_of_node_address(const struct frontend_key *asked, __u32 kind)
+{
+	struct frontend *found = frontend_of_scope(asked, FRONTEND_NODE_PORT);
+
+	if (kind != ROUTE_THIS_NODE)
+		return found && !found->outside_id ? found : 0;
+	return found ? found : frontend_of_scope(asked, FRONTEND_HOST_PORT);
+}
+
+inline_always void asked_by_packet(struct frontend_key *asked, const struct packet *p)
+{
+	asked->address = p->destination;
+	asked->port = p->destination_port;
+	asked->protocol = p->protocol;
+	asked->scope = FRONTEND_ADDRESS;
+	asked->padding = 0;
+}
+
 inline_always struct frontend *frontend_at(const struct packet *p)
 {
-	struct frontend_key key = { .address = p->destination, .port = p->destination_port, .protocol = p->protocol };
+	struct frontend_key asked;
 
-	return bpf_map_lookup_elem(&frontends, &key);
+	asked_by_packet(&asked, p);
+	return bpf_map_lookup_elem(&frontends, &asked);
 }
 
 /* For a packet to the address of a node. */
 call_apart struct frontend *frontend_of_node(const struct packet *p, __u32 kind)
 {
-	struct frontend_key key = { .port = p->destination_port, .protocol = p->protocol, .scope = FRONTEND_NODE_PORT };
-	struct frontend *found;
+	struct frontend_key asked;
 
-	if (p->ipv4)
-		address_from_ipv4(&key.address, 0);
-	found = bpf_map_lookup_elem(&frontends, &key);
-	if (kind != ROUTE_THIS_NODE)
-		return found && !found->outside_id ? found : 0;
-	if (found)
-		return found;
-	key.scope = FRONTEND_HOST_PORT;
-	return bpf_map_lookup_elem(&frontends, &key);
+	asked_by_packet(&asked, p);
+	return frontend_of_node_address(&asked, kind);
 }
 
 inline_always int is_node_kind(__u32 kind)

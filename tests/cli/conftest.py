@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from provisioner.cli import backend, main
 
 from .fake import FakeProvider
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command left: its exit code and both streams."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def error(self) -> dict[str, Any]:
-        """The error that --output json tells in the last line of stderr."""
-        return json.loads(self.err.splitlines()[-1])["error"]
-
-
-Run = Callable[..., Result]
+from .result import Result, Run
 
 
 @pytest.fixture

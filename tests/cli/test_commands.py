@@ -14,8 +14,8 @@ from provisioner import errors
 from provisioner.cli import backend, main
 from provisioner.providers.base import ClusterState
 
-from .conftest import Run
 from .fake import KEY, FakeProvider
+from .result import Run
 
 CREATE = ("create-cluster", "demo", "--dataplane-v2")
 

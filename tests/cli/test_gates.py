@@ -14,8 +14,8 @@ import yaml
 from provisioner.cli import gates
 from provisioner.compatibility.model import Finding, Place, Severity
 
-from .conftest import Run
 from .fake import FakeProvider
+from .result import Run
 
 SCTP = {
     "apiVersion": "v1",

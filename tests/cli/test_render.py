@@ -9,7 +9,7 @@ import yaml
 
 from provisioner import binaries
 
-from .conftest import Run
+from .result import Run
 
 IMAGES = ("--anetd-image", "example/anetd:1", "--coredns-image", "example/coredns:2")
 

@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from provisioner.cli import main
 from provisioner.providers.gke import api, create, verify
+from tests.cli.result import Result, Run
 from tests.fakes.gke import Core, RestServer
 from tests.fakes.kubernetes import Kubernetes
 from tests.gke.gcloud import Gcloud
 
 PROJECT, LOCATION = "demo", "us-central1"
 PLACE = ("--provider", "gke", "--project", PROJECT, "--location", LOCATION)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command left: its exit code and both streams."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def error(self) -> dict[str, Any]:
-        return json.loads(self.err.splitlines()[-1])["error"]
-
-
-Run = Callable[..., Result]
 
 
 @pytest.fixture(scope="session")

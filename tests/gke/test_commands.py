@@ -12,11 +12,12 @@ from xml.etree import ElementTree as ET
 import pytest
 import yaml
 
+from tests.cli.result import Run
 from tests.fakes.gke import Core, Fault, ServerError
 from tests.fakes.gke.core import INVALID_ARGUMENT
 from tests.fakes.kubernetes import LOGGING, Kubernetes
 
-from .conftest import PLACE, Run
+from .conftest import PLACE
 
 CREATE = ("create-cluster", "demo", *PLACE, "--dataplane-v2")
 NAME = "projects/demo/locations/us-central1/clusters/demo"

@@ -17,11 +17,12 @@ from google.protobuf import json_format
 
 from provisioner.cli import main
 from provisioner.providers.gke import api, memory
+from tests.cli.result import Run
 from tests.fakes.gke import Core, Fault, RestServer, ServerError
 from tests.fakes.gke.core import CALICO_REFUSED, EXHAUSTED, PERMISSION_DENIED, UNAUTHENTICATED, UNAVAILABLE
 from tests.fakes.kubernetes import Kubernetes
 
-from .conftest import PLACE, Run
+from .conftest import PLACE
 
 CREATE = ("create-cluster", "demo", *PLACE, "--dataplane-v2", "--output", "json")
 NAME = "projects/demo/locations/us-central1/clusters/demo"

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.cli.result import Run
 from tests.fakes.gke import Core
-
-from .conftest import Run
 
 CASES = yaml.safe_load((Path(__file__).parents[1] / "unit" / "compatibility" / "cases.yaml").read_text())
 TOLD_ONLY = {"encryption-fqdn", "routes-based", "windows-pool"}  # warnings and a note
