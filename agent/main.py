@@ -5,7 +5,8 @@
     anetd endpoints  the pods of this node
     anetd services   frontends and their backends
     anetd policy     the NetworkPolicies that select pods of this node
-                     explain, matrix: what NetworkPolicies in a file say (see agent/policy_cli.py)
+                     explain: whether a packet passes, by the agent's knowledge and the kernel's rows; with --objects, by a file
+                     matrix: who may reach whom, by a file (see agent/policy_cli.py)
     anetd conntrack  the flows that it knows
     anetd policy-log the records of the network policy log
 
@@ -127,7 +128,7 @@ def run_agent(config_path: Path, paths: Paths | None = None, open_datapath: Open
 
 
 def _observe(agent: Agent, paths: Paths, cni: CniMetrics) -> None:
-    from agent.observe import documents
+    from agent.observe import documents, policy_question
     from agent.observe.control import ControlServer
 
     agent.edges.start({"/healthz": documents.healthz(agent), "/readyz": documents.readyz(agent), "/metrics": documents.metrics(agent, cni)})
@@ -138,6 +139,7 @@ def _observe(agent: Agent, paths: Paths, cni: CniMetrics) -> None:
             "endpoints": lambda _: documents.endpoints(agent),
             "services": lambda name: documents.services(agent, name),
             "policy": lambda name: documents.policy(agent, name),
+            "policy-explain": lambda about: policy_question.explain(agent, about),
             "conntrack": lambda about: documents.conntrack(agent, about),
         },
     ).start()

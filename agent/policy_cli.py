@@ -1,7 +1,8 @@
-"""`anetd policy explain` and `anetd policy matrix`: questions to API objects in a file, without an agent or a cluster.
-(`anetd policy show` asks the agent: see agent/main.py.)
+"""`anetd policy explain` and `anetd policy matrix`: questions to API objects in a file, without an agent or a cluster; or, of `explain`
+without a file, to the agent of this node, which answers from what it knows and beside it from its kernel's rows.
+(`anetd policy show` asks the agent too: see agent/main.py.)
 
-    anetd policy explain --objects FILE|- --from NS/POD|ADDRESS --to NS/POD|ADDRESS|NS/SERVICE [--port P] [--protocol TCP] [-o json]
+    anetd policy explain [--objects FILE|-] --from NS/POD|ADDRESS --to NS/POD|ADDRESS|NS/SERVICE [--port P] [--protocol TCP] [-o json]
     anetd policy matrix --objects FILE|- [--namespace NS ...] [--port P[/PROTOCOL] ...] [-o json]
 
 FILE is a document of `agent.policy.objects`; `-o json` prints one of `agent.policy.explanation` or `agent.policy.matrix`. Exit status: 0
@@ -15,13 +16,12 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from agent.policy.protocols import PORTLESS, PROTOCOLS
 
 if TYPE_CHECKING:
     from agent.policy.objects import Objects
-
-PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1, "ICMPV6": 58}
-_PORTLESS = {1, 58}
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -39,41 +39,54 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     matrix.add_argument("--namespace", action="append", default=[], help="of these only (default: all)")
     matrix.add_argument("--port", action="append", default=[], metavar="PORT[/PROTOCOL]", help="at these only (default: all)")
     for command in (explain, matrix):
-        command.add_argument("--objects", required=True, metavar="FILE|-", help="the API objects")
+        is_matrix = command is matrix
+        command.add_argument("--objects", required=is_matrix, metavar="FILE|-", help="the API objects (default of explain: ask the agent)")
         command.add_argument("--output", "-o", choices=("table", "json"), default="table")
 
 
 def run(options: argparse.Namespace) -> int:
     """Answer; the exit status."""
+    from agent.observe.control import AgentAwayError
     from agent.policy.objects import DocumentError, read
     from agent.policy.parties import PartyError
 
     try:
-        objects = read(sys.stdin.read() if options.objects == "-" else Path(options.objects).read_text(encoding="utf-8"))
-        answer = _explain(options, objects) if options.question == "explain" else _matrix(options, objects)
+        if options.objects is None:
+            answer = _shown(_asked(options), options)
+        else:
+            objects = read(sys.stdin.read() if options.objects == "-" else Path(options.objects).read_text(encoding="utf-8"))
+            answer = _explain(options, objects) if options.question == "explain" else _matrix(options, objects)
     except (DocumentError, OSError, UnicodeDecodeError) as error:
         return _fail(f"{options.objects}: {error}", 2)
-    except PartyError as error:
+    except (PartyError, AgentAwayError) as error:
         return _fail(str(error), 1)
     sys.stdout.write(answer)
     return 0
 
 
 def _explain(options: argparse.Namespace, objects: Objects) -> str:
-    from agent.policy import explanation
-    from agent.policy.explain import explain
-    from agent.policy.parties import PartyError, parties, targets
+    from agent.policy.question import answer, question
 
-    protocol = PROTOCOLS[options.protocol]
-    if not options.port and protocol not in _PORTLESS:
-        raise PartyError(f"{options.protocol} needs a port: say --port")
-    port = "" if protocol in _PORTLESS else options.port
-    sources, ends = parties(objects, options.source), targets(objects, options.destination, protocol, port)
-    paths = [explain(objects, a, b, protocol) for b in ends for a in sources if a.address.version == b.address.version]
-    if not paths:
-        raise PartyError(f"{options.source} and {options.destination} have no addresses of one IP family")
-    found = explanation.document(options.source, options.destination, port, paths, objects.problems)
-    return json.dumps(found, indent=2) + "\n" if options.output == "json" else explanation.text(found)
+    asked = question(options.source, options.destination, options.protocol, options.port)
+    return _shown(answer(objects, asked).document, options)
+
+
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    """The running agent's answer, with what its kernel's rows say."""
+    from agent.observe.control import ask
+    from agent.policy.parties import PartyError
+
+    about = {"from": options.source, "to": options.destination, "protocol": options.protocol, "port": options.port}
+    found: dict[str, Any] = ask(f"policy-explain {json.dumps(about)}")
+    if "error" in found:
+        raise PartyError(found["error"])
+    return found
+
+
+def _shown(document: dict[str, Any], options: argparse.Namespace) -> str:
+    from agent.policy import explanation
+
+    return json.dumps(document, indent=2) + "\n" if options.output == "json" else explanation.text(document)
 
 
 def _matrix(options: argparse.Namespace, objects: Objects) -> str:
@@ -88,7 +101,7 @@ def _port(given: str) -> tuple[int, int]:
 
     number, _, protocol = given.partition("/")
     protocol = protocol.upper() or "TCP"
-    if not number.isdecimal() or not 0 < int(number) < 65536 or protocol not in PROTOCOLS or PROTOCOLS[protocol] in _PORTLESS:
+    if not number.isdecimal() or not 0 < int(number) < 65536 or protocol not in PROTOCOLS or PROTOCOLS[protocol] in PORTLESS:
         raise PartyError(f"{given!r} is no port: write one like 80, 53/UDP or 5000/SCTP")
     return PROTOCOLS[protocol], int(number)
 

@@ -13,6 +13,9 @@
            "changes": [{"policy": "b/one", "direction": "ingress", "index": 0 | null, "lacks": ["peer" | "port" | "rule"], "words": "..."},
                        ...]}
 
+The agent of a node adds to each side of one of its pods what its kernel's rows say: "kernel": {"isolated", "allowed", "set", "class",
+"ruleId", "rules": ["b/one ingress[0]", ...]}.
+
 There is a path for each pair of addresses of one family, and for each backend of a Service; "mixed" says that they differ. `judged`
 false: policies have no say on that side, and `why` says for which reason. `rules` allow it, `changes` are the rules that could and do
 not, those that lack least first. `problems` is of all policies that were given: what the API server would refuse in them, and what
@@ -108,10 +111,21 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
                 yield f"    {rule['policy']} {direction}[{rule['index']}] allows {rule['words']}"
             for change in side["changes"]:
                 yield f"    {change['words']}"
+            if "kernel" in side:
+                yield f"    {_rows(side['kernel'])}"
     for policy, lines in found["problems"].items():
         yield ""
         yield f"{policy} is none that the API server takes; what cannot be read allows nothing:"
         yield from (f"  {line}" for line in lines)
+
+
+def _rows(kernel: Mapping[str, Any]) -> str:
+    if not kernel["isolated"]:
+        return "the kernel has no rows that isolate it"
+    said = (
+        f"allows it by {' and '.join(kernel['rules']) or 'a rule that is not known'}" if kernel["allowed"] else "has no row that allows it"
+    )
+    return f"the kernel {said} (set {kernel['set']}, class {kernel['class']})"
 
 
 def _who(end: Mapping[str, Any]) -> str:
