@@ -117,7 +117,7 @@ def _check_target(target: str, gate: Gate, checked: Checked) -> None:
         raise errors.NotFound(
             f"there is no file or directory {target}", remedy="Give a path that is there, or - for stdin.", field="TARGET"
         )
-    files = list(_files(path))
+    files = list(manifest_files(path))
     if not files:
         from provisioner.compatibility.check import nothing
         from provisioner.compatibility.model import Place
@@ -133,7 +133,7 @@ def _check_target(target: str, gate: Gate, checked: Checked) -> None:
             ) from None
 
 
-def _files(path: Path) -> Iterator[Path]:
+def manifest_files(path: Path) -> Iterator[Path]:
     """A file, or what a directory has of YAML and JSON, hidden directories left out."""
     if not path.is_dir():
         yield path

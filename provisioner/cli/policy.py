@@ -1,4 +1,4 @@
-"""`policy`, and its `convert`: Cilium's policies as the NetworkPolicies that mean the same, where there are any."""
+"""`policy` and its commands; here, `convert`: Cilium's policies as the NetworkPolicies that mean the same, where there are any."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import typer
 from provisioner import errors
 from provisioner.cli import options
 from provisioner.cli.output import Format, emit, note, to_yaml
+from provisioner.cli.policy_explain import explain
 from provisioner.cli.policy_log import policy_log
+from provisioner.cli.policy_matrix import matrix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +30,8 @@ def _policy() -> None:
     """Work with network policies."""
 
 
+policy.command("explain")(explain)
+policy.command("matrix")(matrix)
 policy.command("log")(policy_log)
 
 
