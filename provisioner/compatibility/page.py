@@ -64,9 +64,7 @@ _GATES = """\
 | admission | every object that the API server takes | `spec.dataplane.admission`: deny, warn, off |
 
 `--allow RULE=REASON` (or `spec.allow`) lets a rule pass in all of them. A reason is required; it is kept with the cluster, and in its
-ConfigMap `kube-system/provisioner-gates`. A NetworkPolicy is warned about at admission rather than refused while anetd does not enforce
-it: charts bring NetworkPolicies along, and refusing them would break installations that never relied on them. `check` says it as an
-error.
+ConfigMap `kube-system/provisioner-gates`.
 
 `provisioner features --output json` prints the whole matrix for other tools: `exportVersion`; `features` (`id`, `title`, `area`,
 `verdicts` by dataplane with `verdict`, `reason`, `since` and `sources`; `wayOut`, `needs`); `rules` (`id`, `feature`, `kinds`, `each`,

@@ -104,7 +104,7 @@ def test_every_rule_that_denies_refuses_the_definition_of_its_kinds_where_it_say
 
 
 def test_what_is_allowed_is_neither_denied_nor_warned_about():
-    allowed = {"network-policy": "because", "sctp-service": "because"}
+    allowed = {"cilium-network-policy": "because", "sctp-service": "because"}
     before, after = (json.dumps([p.validations for p in admission.policies(MATRIX, Dataplane.ANETD, allowed=a)]) for a in (None, allowed))
     for name in allowed:
         assert f"[{name}]" in before
