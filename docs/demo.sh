@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The newcomer's first five minutes: a two-node cluster, a Deployment on both nodes, its pods answering each other by address and by
-# name. Run again, it finds everything there and ends in seconds. `provisioner delete-cluster demo` removes all of it.
+# name, and a policy that lets only some of them. Run again, it finds everything there and ends in seconds. `provisioner delete-cluster demo` removes all of it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +20,8 @@ show() { printf '$ %s\n' "$*"; "$@"; }
 cat <<END
 
 A Kubernetes cluster called $name, on this machine and gone without a trace when it is deleted. It takes a minute or two:
-  1. a control plane and two nodes   2. pods on both   3. pods reach pods   4. a Service by its name   5. what the dataplane says
+  1. a control plane and two nodes   2. pods on both   3. pods reach pods   4. a Service by its name
+  5. a policy that cuts   6. what the dataplane says
 END
 
 say "1. A cluster: two nodes, pod network by anetd"
@@ -88,7 +89,37 @@ for _ in 1 2 3 4 5 6; do
   printf 'http://greeter/hostname -> %s\n' "$(kubectl exec "$first" -- curl -sS --max-time 5 http://greeter/hostname)"
 done
 
-say "5. What the node agent knows"
+say "5. A NetworkPolicy: greeters answer friends only"
+read -r friend _ <<<"${rows[0]}"
+read -r stranger _ <<<"${rows[1]}"
+read -r target address _ <<<"${rows[2]}"
+show kubectl label pod "$friend" friend=yes --overwrite
+echo "$ kubectl apply -f -    # a NetworkPolicy called friends-only"
+kubectl apply -f - <<MANIFEST
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: friends-only}
+spec:
+  podSelector: {matchLabels: {app: greeter}}
+  ingress: [{from: [{podSelector: {matchLabels: {friend: "yes"}}}], ports: [{port: 8080}]}]
+MANIFEST
+# The policy is in force within milliseconds; a machine that is busy with other things may need longer.
+for _ in $(seq 20); do
+  kubectl exec "$stranger" -- curl -sS --max-time 1 -o /dev/null "http://$address:8080/hostname" 2>/dev/null || break
+  sleep 0.5
+done
+for pod in "$friend" "$stranger"; do
+  answer=$(kubectl exec "$pod" -- curl -sS --max-time 3 "http://$address:8080/hostname" 2>/dev/null) || answer="(no answer)"
+  printf '%s asks %s: %s\n' "$pod" "$target" "$answer"
+  wanted=$target
+  [ "$pod" = "$friend" ] || wanted="(no answer)"
+  [ "$answer" = "$wanted" ] || { echo "expected: $wanted" >&2; exit 1; }
+done
+show "${provisioner[@]}" policy explain "$name" --from "default/$stranger" --to "default/$target" --port 8080 --verify --expect denied
+show kubectl delete networkpolicy friends-only
+show kubectl label pod "$friend" friend-
+
+say "6. What the node agent knows"
 show kubectl -n kube-system exec daemonset/anetd -- anetd status
 
 say "The cluster is yours ($((SECONDS / 60)) min $((SECONDS % 60)) s)"
