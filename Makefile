@@ -49,7 +49,7 @@ test-cluster: setup ## the suite on real clusters
 	$(ROOT) $(PYTEST) $(AGAIN) tests/cluster
 
 # FOCUS, SKIP: regular expressions of specs' texts; NODES, PROCS: how many. Only the whole run writes the page.
-conformance: setup ## Kubernetes' own sig-network conformance specs on a local cluster; FOCUS=services or FOCUS=REGEX selects others
+conformance: setup ## Kubernetes' own sig-network specs, [Conformance] and Netpol, on a local cluster; FOCUS=netpol, services or REGEX selects others
 	$(ROOT) $(PYTHON) -m tests.conformance $(if $(FOCUS),--focus '$(FOCUS)',--page docs/conformance.md) \
 	  $(if $(SKIP),--skip '$(SKIP)') $(if $(NODES),--nodes $(NODES)) $(if $(PROCS),--procs $(PROCS))
 

@@ -2,8 +2,8 @@
 
     python -m tests.conformance [--focus REGEX] [--skip REGEX] [--nodes N] [--procs N] [--page FILE] [--keep]
 
-Without --focus: the specs of sig-network that are marked [Conformance]. `--focus services`: those that are not, and judge what stands in
-kube-proxy's place; some of them want three nodes. The reports go to build/conformance/. The exit status is 0 only when specs were run and
+Without --focus: the specs of sig-network that are marked [Conformance], and its suite of NetworkPolicies, Netpol, but for those that want SCTP
+sockets. `--focus netpol`: the latter alone. `--focus services`: those that are neither, and judge what stands in kube-proxy's place; some of them want three nodes. The reports go to build/conformance/. The exit status is 0 only when specs were run and
 all of them passed: one that skips itself has not passed.
 """
 
@@ -31,12 +31,21 @@ from tests.conformance import image, report
 
 NAME = f"{PREFIX}conformance"
 CONFORMANCE = r"\[sig-network\].*\[Conformance\]"
+NETPOL = r"\[sig-network\] Netpol "
+# The kernels that this is for have no SCTP; a policy that speaks of SCTP and is tried with other protocols is not among these.
+NOT_NETPOL = r"\[Feature:SCTPConnectivity\]"
 SERVICES = (
     r"\[sig-network\] (Services|Networking|Conntrack|EndpointSlice|EndpointSliceMirroring|Traffic Distribution|Topology Hints|NoSNAT|"
     r"Connectivity Pod Lifecycle|DNS|Service CIDRs) "
 )
 # Of those: other features, what restarts parts of the machine by ssh, what wants a cloud, kube-proxy's own pages, the DNS add-on's own configuration.
 NOT_SERVICES = r"\[Feature:|\[Disruptive\]|\[Conformance\]|\[Provider:|check kube-proxy urls|DNS configMap"
+# Name -> what is selected by it, and what of that is left out.
+SELECTIONS = {
+    "default": (f"{CONFORMANCE}|{NETPOL}", NOT_NETPOL),
+    "netpol": (NETPOL, NOT_NETPOL),
+    "services": (SERVICES, NOT_SERVICES),
+}
 OUTPUT = Path(__file__).resolve().parents[2] / "build" / "conformance"
 
 
@@ -99,7 +108,8 @@ def facts(options: argparse.Namespace, tests: Binaries) -> dict[str, str]:
     """What the page says of the run."""
     return {
         "command": "`make conformance`",
-        "specs": f"`{options.focus}`",
+        "specs": f"`{options.focus.replace('|', '&#124;')}`",
+        "left out": f"`{options.skip}`" if options.skip else "nothing",
         "test program": f"k8s.io/kubernetes/test/e2e {tests.version}",
         "cluster": f"{options.nodes} nodes, {options.stack}, Kubernetes {tests.version}, provisioner {__version__}",
         "kernel": platform.release(),
@@ -108,17 +118,17 @@ def facts(options: argparse.Namespace, tests: Binaries) -> dict[str, str]:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options = argparse.ArgumentParser(prog="python -m tests.conformance", description="Run upstream's specs on a local cluster.")
-    options.add_argument("--focus", default=CONFORMANCE, help="regular expression of the specs' texts, or: services")
+    options.add_argument("--focus", default="default", help="regular expression of the specs' texts, or: netpol, services")
     options.add_argument("--skip", default="", help="regular expression of the texts of those that are left out")
     options.add_argument("--nodes", type=int, default=2)
     options.add_argument("--stack", choices=("ipv4", "ipv4-ipv6"), default="ipv4")
     options.add_argument("--procs", type=int, default=4, help="specs that run at once")
-    options.add_argument("--timeout", default="1h", help="for all specs together")
+    options.add_argument("--timeout", default="2h", help="for all specs together")
     options.add_argument("--page", type=Path, help="write docs/conformance.md's text there")
     options.add_argument("--keep", action="store_true", help="keep the cluster, and use one that was kept")
     chosen = options.parse_args(argv)
-    if chosen.focus == "services":
-        chosen.focus, chosen.skip = SERVICES, "|".join(filter(None, (NOT_SERVICES, chosen.skip)))
+    focus, skip = SELECTIONS.get(chosen.focus, (chosen.focus, ""))
+    chosen.focus, chosen.skip = focus, "|".join(filter(None, (skip, chosen.skip)))
     return chosen
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 _FAILED = frozenset({"failed", "panicked", "timedout", "interrupted", "aborted"})
-_TAGS = re.compile(r"\s*\[(?:sig-network|Conformance|NodeConformance|LinuxOnly)\]")
+_TAGS = re.compile(r"\s*\[(?:sig-network|Conformance|NodeConformance|LinuxOnly|Feature:NetworkPolicy)\]")
+# Sections of the page: title, and what of a spec's text puts it there; the last takes what is left.
+_SECTIONS = (("Conformance", r"\[Conformance\]"), ("NetworkPolicy", r"\] Netpol "), ("Others", ""))
 
 
 @dataclass(frozen=True)
@@ -58,21 +60,31 @@ def summary(found: Sequence[Spec]) -> Iterator[str]:
 
 def page(found: Sequence[Spec], facts: dict[str, str]) -> Iterator[str]:
     """docs/conformance.md, line by line. `facts` are shown as they are: what was run, on what."""
-    numbers = count(found)
     yield "# Conformance"
     yield ""
     yield (
         "Made by `make conformance`: Kubernetes' own end-to-end test program, built from the module of the pinned version, with the specs "
-        "of sig-network that are marked [Conformance], on a local cluster that the run makes and deletes. The reports in JUnit's and "
-        "Ginkgo's formats are kept in `build/conformance/`."
+        "of sig-network that are marked [Conformance] and its suite for NetworkPolicies, Netpol, on a local cluster that the run makes and "
+        "deletes. The reports in JUnit's and Ginkgo's formats are kept in `build/conformance/`."
     )
     yield ""
     yield "| | |"
     yield "|---|---|"
     yield from (f"| {name} | {value} |" for name, value in facts.items())
-    yield f"| result | **{numbers['passed']} of {len(found)} passed**, {numbers['failed']} failed, {numbers['skipped']} skipped |"
-    yield ""
-    yield "| spec | result | seconds |"
-    yield "|---|---|---|"
-    for spec in found:
-        yield f"| {spec.short.replace('|', '&#124;')} | {spec.state if spec.state == 'passed' else f'**{spec.state}**'} | {spec.seconds:.1f} |"
+    yield f"| result | {_counted(found)} |"
+    left = list(found)
+    for title, pattern in _SECTIONS:
+        own = [spec for spec in left if re.search(pattern, spec.text)]
+        left = [spec for spec in left if spec not in own]
+        if own:
+            yield from ("", f"## {title}", "", f"{_counted(own)}.", "", "| spec | result | seconds |", "|---|---|---|")
+            yield from (_row(spec) for spec in own)
+
+
+def _counted(found: Sequence[Spec]) -> str:
+    numbers = count(found)
+    return f"**{numbers['passed']} of {len(found)} passed**, {numbers['failed']} failed, {numbers['skipped']} skipped"
+
+
+def _row(spec: Spec) -> str:
+    return f"| {spec.short.replace('|', '&#124;')} | {spec.state if spec.state == 'passed' else f'**{spec.state}**'} | {spec.seconds:.1f} |"

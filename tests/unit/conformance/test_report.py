@@ -51,6 +51,17 @@ def test_the_page_names_each_spec_and_the_counts():
     assert "| Services b &#124; c | **failed** | 2.5 |" in text
 
 
+def test_the_page_counts_each_kind_of_spec_in_its_own_section():
+    netpol = spec("should deny [Feature:NetworkPolicy]", "passed", containers=("[sig-network] Netpol", "NetworkPolicy"))
+    text = "\n".join(report.page(found(spec("a [Conformance]", "passed"), netpol, spec("b", "failed", "why")), {}))
+    sections = {part.splitlines()[0]: part for part in text.split("## ")[1:]}
+    assert list(sections) == ["Conformance", "NetworkPolicy", "Others"]
+    assert "**1 of 1 passed**" in sections["NetworkPolicy"]
+    assert "| Netpol NetworkPolicy should deny | passed | 2.5 |" in sections["NetworkPolicy"]
+    assert "**0 of 1 passed**, 1 failed" in sections["Others"]
+    assert "**2 of 3 passed**" in text
+
+
 def test_the_summary_gives_what_did_not_pass_with_the_first_line_of_its_reason():
     lines = list(report.summary(found(spec("a", "passed"), spec("b", "failed", "\nrefused\nlong story"))))
     assert lines == ["failed: [sig-network] Services b\n    refused", "1 passed, 1 failed, 0 skipped"]
