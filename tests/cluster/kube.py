@@ -14,8 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from agent.observe.control import SOCKET, AgentAwayError, ask
 
 from .api import Api, read_path
@@ -111,7 +109,8 @@ class Cluster:
         return self.api.request("GET", path) if path else json.loads(self.kubectl("get", *argv, "-o", "json"))
 
     def apply(self, *objects: dict[str, Any]) -> None:
-        self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+        # JSON: in kubectl's YAML a namespace called y would be a truth value.
+        self.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
     def describe(self) -> Any:
         return json.loads(run(self.provisioner, "describe-cluster", self.name, "--output", "json"))
