@@ -341,7 +341,7 @@ class Datapath:
         """How full the tables are whose rows nobody else counts. A scan of each: call it about once a minute."""
         counted = (
             *(self.endpoints, self.routes, self.affinity, self.conntrack, self.masquerade, self.fragments),
-            *(self.isolation, self.classes, self.policies, self.policy_counts, self.denials),
+            *(self.policy_counts, self.denials),
         )
         found = {table.name: Usage(len(table), table.max_entries) for table in counted}
         if self.socket_flows is not None:

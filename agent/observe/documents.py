@@ -48,6 +48,7 @@ def status(agent: Agent, cni: CniMetrics) -> dict[str, Any]:
         ],
         "refusedPorts": {str(port): why for port, why in sorted(agent.edges.refused.items())},
         "frontends": serving.tables.frontends if serving else 0,
+        "policies": _policies(agent),
         "drops": [
             {"reason": reason, "direction": direction, "packets": packets, "bytes": size}
             for reason, direction, packets, size in _drops(agent)
@@ -113,6 +114,18 @@ def policy(agent: Agent, name: str = "") -> dict[str, Any]:
     if name and not found["policies"]:
         return {"error": f"no pod of this node is selected by a NetworkPolicy {name}; the name is NAMESPACE/NAME"}
     return found
+
+
+def _policies(agent: Agent) -> dict[str, Any]:
+    metrics = agent.edges.policy
+    return {
+        "inForce": agent.policy.in_force,
+        "trouble": agent.policy.trouble,
+        "revision": metrics.revision,
+        "selectingPods": metrics.in_force,
+        "doNotFit": metrics.troubles,
+        "podsClosed": metrics.closed,
+    }
 
 
 def conntrack(agent: Agent, about: str) -> dict[str, Any]:

@@ -74,6 +74,7 @@ def status(document: Mapping[str, Any]) -> str:
         ("endpoints", len(document["endpoints"])),
         ("nodes", len(document["nodes"])),
         ("frontends", document["frontends"]),
+        ("policies", _policies(document["policies"])),
         ("ports refused", "; ".join(f"{port}: {why}" for port, why in document["refusedPorts"].items()) or "none"),
         ("memory", f"{document['memoryBytes'] / (1 << 20):.1f} MiB"),
     ]
@@ -83,6 +84,13 @@ def status(document: Mapping[str, Any]) -> str:
         rows = [(row["reason"], row["direction"], row["packets"], row["bytes"]) for row in document["drops"]]
         text += "\n" + table(("DROPPED BECAUSE", "WHERE", "PACKETS", "BYTES"), rows)
     return text
+
+
+def _policies(row: Mapping[str, Any]) -> str:
+    if not row["inForce"]:
+        return "as an earlier agent left them"
+    closed = f", {row['doNotFit']} do not fit and close {row['podsClosed']} pods" if row["doNotFit"] else ""
+    return f"{row['selectingPods']} select pods of this node, revision {row['revision']}{closed}{row['trouble'] and '; ' + row['trouble']}"
 
 
 def _api_state(row: Mapping[str, Any]) -> str:

@@ -20,6 +20,8 @@ from agent.watch.records import PROTOCOLS, Address, Key, Network, key_of
 
 DENY_LOG_ANNOTATION = "policy.network.gke.io/enable-deny-logging"
 ALLOW_LOG_ANNOTATION = "policy.network.gke.io/enable-logging"
+MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
+"""On the API's image of a pod that kubelet has from a file: the uid by which kubelet and the runtime know it."""
 TEMPLATE_HASH_LABEL = "pod-template-hash"
 _OF_CRON_JOB = re.compile(r"(?P<name>.+)-\d{8,}")
 """Whoever made the Job: a CronJob adds the minutes since 1970 to its name."""
@@ -158,7 +160,7 @@ def pod(document: Mapping[str, Any]) -> Pod:
     listed = status.get("podIPs") or [{"ip": status.get("podIP")}]
     return Pod(
         key,
-        metadata.get("uid") or "",
+        (metadata.get("annotations") or {}).get(MIRROR_ANNOTATION) or metadata.get("uid") or "",
         labels(names),
         tuple(_addresses(row.get("ip") for row in listed)),
         sys.intern(spec.get("nodeName") or ""),

@@ -13,6 +13,7 @@ from agent.cni.policygate import PolicyGate, pod_key
 from agent.cni.protocol import Attachment, CniError, Code
 from agent.cni.store import Record, State
 from agent.watch.policy_records import Pod
+from agent.watch.policy_records import pod as decode_pod
 from agent.watch.records import Key
 
 KEY = Key("n", "web")
@@ -83,6 +84,15 @@ def test_a_pod_of_the_same_name_is_another_pod(loop: Loop) -> None:
     loop.round()
     assert not waiting.done()
     loop.know("new")
+    loop.round()
+    waiting.result(30)
+
+
+def test_a_pod_from_a_file_is_known_by_the_uid_that_its_image_in_the_api_tells(loop: Loop) -> None:
+    annotations = {"kubernetes.io/config.mirror": "hash-of-the-file"}
+    loop.pods[KEY] = decode_pod({"metadata": {"namespace": "n", "name": "web", "uid": "of-the-image", "annotations": annotations}})
+    loop.gate.enter(record("a"), "hash-of-the-file")
+    waiting = loop.admitted(record("a"))
     loop.round()
     waiting.result(30)
 
