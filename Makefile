@@ -76,6 +76,7 @@ bench: setup ## measure what docs/benchmarks.md reports
 	-$(ROOT) $(PYTHON) -m tests.bench.cluster --json build/bench-cluster.json
 	-$(ROOT) $(PYTHON) -m tests.bench.services --json build/bench-services.json
 	-$(PYTHON) -m tests.bench.policy_compiler --json build/bench-policy-compiler.json
+	-$(ROOT) $(PYTHON) -m tests.bench.policy_latency --json build/bench-policy-latency.json
 	-$(PYTHON) -m tests.bench.check --json build/bench-check.json
 	-$(PYTHON) -m tests.bench.gke --json build/bench-gke.json
 	-$(PYTHON) -m tests.bench.terraform --json build/bench-terraform.json

@@ -13,6 +13,7 @@ import ctypes
 import gc
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -60,6 +61,7 @@ _RETRY_SECONDS = (1.0, 30.0)
 """Between attempts to bring the tables up to date: the first wait, doubled up to the last."""
 _STALLED_SECONDS = 300.0
 _M_ARENA_MAX = -8
+_SWITCH_SECONDS = 0.001
 
 _NOT_HEADLESS = "!service.kubernetes.io/headless"
 NODES: Resource[Node] = Resource("/api/v1/nodes", records.node)
@@ -151,6 +153,8 @@ class Agent:
     def run(self) -> None:
         """Start, serve, and end when told."""
         _few_arenas()
+        # Between the loops and the watches: a policy waits for no thread that computes longer than that.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         with contextlib.ExitStack() as stack:
             stack.callback(self.edges.stop)
             for watcher in self.watchers:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench import report_cluster, report_datapath, report_policy_compiler, report_services, report_tool
+from tests.bench import report_cluster, report_datapath, report_policy_compiler, report_policy_latency, report_services, report_tool
 from tests.bench.goal import Goal
 
 Document = dict[str, Any]
@@ -42,6 +42,7 @@ PARTS = (
     Part("services", report_services.goals, report_services.section, report_services.missing),
     Part("cluster", report_cluster.goals, report_cluster.section),
     Part("policy-compiler", report_policy_compiler.goals, report_policy_compiler.section),
+    Part("policy-latency", report_policy_latency.goals, report_policy_latency.section),
     Part("check", report_tool.check_goals, report_tool.gate_section),
     Part("gke", report_tool.gke_goals, report_tool.gke_section),
     Part("terraform", report_tool.provider_goals, report_tool.provider_section),

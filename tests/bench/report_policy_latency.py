@@ -1,0 +1,44 @@
+"""The part of docs/benchmarks.md about the time from the API to the packet. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tests.bench.goal import Goal
+
+P50_MS, P99_MS = 20, 100
+KINDS = {
+    "policy_allows": "a policy that lets a pod be reached",
+    "policy_denies": "a policy that isolates a pod",
+    "label": "a peer's label",
+    "peer": "a new peer's address",
+}
+
+
+def goals(found: dict[str, Any]) -> Iterator[Goal]:
+    """Every figure that has a goal."""
+    for kind, what in KINDS.items():
+        if found.get(kind, {}).get("count"):
+            yield Goal(f"from the request to the packet: {what}, p50", found[kind]["p50_ms"], P50_MS, "ms")
+            yield Goal(f"from the request to the packet: {what}, p99", found[kind]["p99_ms"], P99_MS, "ms")
+
+
+def section(found: dict[str, Any]) -> Iterator[str]:
+    """The section of the page, line by line."""
+    yield "## NetworkPolicy, from the API to the packet"
+    yield ""
+    yield f"A real cluster with {found['pods']} pods and {found['policies']} policies, where {found['changes_per_second']:g} others change a second."
+    yield "From the moment the request is sent to the first packet that is judged by it; of that, until the API server's own answer:"
+    yield ""
+    yield "| what changes | p50 | p99 | max | API server (median) |"
+    yield "|---|---|---|---|---|"
+    for kind, what in KINDS.items():
+        if row := found.get(kind):
+            yield f"| {what} | {row['p50_ms']} ms | {row['p99_ms']} ms | {row['max_ms']} ms | {row['created_ms']} ms |"
+    yield ""
+    yield "The agents' own share, mean over all their rounds:"
+    yield ""
+    for node, parts in found["agents"].items():
+        words = (f"{name.removeprefix('anetd_policy_').removesuffix('_seconds')} {each['mean_ms']} ms" for name, each in parts.items())
+        yield f"- {node}: {', '.join(words)}"
