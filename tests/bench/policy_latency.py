@@ -60,13 +60,21 @@ class Prober:
                 self.said.append((word, float(at)))
                 self._condition.notify_all()
 
-    def after(self, since: float, word: str, within: float = GONE_SECONDS) -> float:
-        """When it said so first after `since`. AssertionError when it does not."""
+    def await_now(self, word: str, within: float = GONE_SECONDS) -> int:
+        """Wait until this is what it said last; how much it has said. AssertionError when it does not come to that."""
+        end = time.monotonic() + within
+        with self._condition:
+            while not self.said or self.said[-1][0] != word:
+                assert self._condition.wait(max(0.0, end - time.monotonic())), f"it is not {word}"
+            return len(self.said)
+
+    def next(self, since: int, word: str, within: float = GONE_SECONDS) -> float:
+        """The time that it says with the first such word after so much. AssertionError when it does not."""
         end = time.monotonic() + within
         with self._condition:
             while True:
-                for said, at in self.said:
-                    if said == word and at >= since:
+                for said, at in self.said[since:]:
+                    if said == word:
                         return at
                 assert self._condition.wait(max(0.0, end - time.monotonic())), f"nothing is {word}"
 
@@ -113,7 +121,7 @@ class Lab:
         self.stranger = Prober(["ip", "netns", "exec", OUTSIDE], server)
         stack.callback(self.stranger.close)
         for prober in (self.client, self.stranger):
-            prober.after(0.0, "up")
+            prober.await_now("up")
 
 
 def fill(lab: Lab, pods: IPv4Network) -> None:
@@ -175,13 +183,13 @@ def times(lab: Lab, prober: Prober, word: str, change: Change, undo: Change) -> 
     created: list[float] = []
     for number in range(lab.options.probes):
         time.sleep(0.05 + number % 10 * 0.01)  # no two at the same distance from the changes that go on
+        since = prober.await_now(opposite)
         began = time.monotonic()
         change(number)
         created.append((time.monotonic() - began) * 1000)
-        found.append((prober.after(began, word) - began) * 1000)
-        began = time.monotonic()
+        found.append(max(0.0, prober.next(since, word) - began) * 1000)
         undo(number)
-        prober.after(began, opposite)
+    prober.await_now(opposite)
     return {**percentiles(found), "created_ms": round(statistics.median(created), 1)}
 
 
@@ -195,9 +203,8 @@ def measure(lab: Lab) -> dict[str, Any]:
     found["policy_denies"] = times(
         lab, lab.client, "down", lambda number: create(policy(f"deny-{number}", web)), lambda number: delete(f"deny-{number}")
     )
-    began = time.monotonic()
     create(policy("base", web))
-    lab.client.after(began, "down")
+    lab.client.await_now("down")
     say("a policy that allows")
     found["policy_allows"] = times(
         lab,
