@@ -123,11 +123,12 @@ inline_always int take_token(__u64 now)
 {
 	__u32 zero = 0;
 	struct verdict_budget *budget = bpf_map_lookup_elem(&verdict_budget, &zero);
-	__u64 fresh;
+	__u64 fresh = 0;
 
 	if (!budget)
 		return 0;
-	fresh = (now - budget->refilled_at) / (SECOND_NS / VERDICTS_A_SECOND);
+	if (now > budget->refilled_at)
+		fresh = (now - budget->refilled_at) / (SECOND_NS / VERDICTS_A_SECOND);
 	if (fresh >= VERDICTS_A_SECOND) {
 		budget->tokens = VERDICTS_A_SECOND;
 		budget->refilled_at = now;

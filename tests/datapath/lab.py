@@ -119,12 +119,15 @@ class Lab:
         self.datapath.frontends.put(FrontendKey(ip_address(address), 0, 0), Frontend(0, 0, *flags))
 
     def forget(self) -> None:
-        """Every flow, fragment, service and count."""
+        """Every flow, fragment, service and policy."""
         datapath = self.datapath
         for table in (datapath.conntrack, datapath.masquerade, datapath.fragments, datapath.frontends, datapath.backend_slots):
             table.clear()
         for table in (datapath.backends, datapath.maglev, datapath.affinity, datapath.source_ranges):
             table.clear()
+        for table in (datapath.isolation, datapath.classes, datapath.policies, datapath.policy_counts, datapath.denials):
+            table.clear()
+        datapath.advance_policy_generation()
 
     def drops(self) -> dict[str, int]:
         return {str(key): count.packets for key, count in self.datapath.drops.items()}
