@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.datapath.abi import Backend, Endpoint, Frontend, FrontendKey, Route, RouteKind, SlotKey
+from agent.datapath.policy_rows import Isolation
 from agent.datapath.programs import AttachMode, Datapath, DatapathConfig, RoutingMode
 
 from .topology import NODES, PODS, ROOT, SERVICES, Node, link
@@ -64,7 +65,8 @@ def attach_pods(datapath: Datapath, node: Node) -> None:
 
 
 def answer(datapath: Datapath, request: dict[str, Any]) -> Any:
-    """do=service: id, address, port, protocol, backends [[address, port]]; do=drops; do=conntrack; do=allow_direct cidr."""
+    """do=service: id, address, port, protocol, backends [[address, port]]; do=drops; do=conntrack; do=not-masqueraded: cidr; do=isolate, do=free:
+    address of a pod."""
     what = request["do"]
     if what == "service":
         protocol = request["protocol"]
@@ -77,6 +79,12 @@ def answer(datapath: Datapath, request: dict[str, Any]) -> Any:
         return None
     if what == "drops":
         return {str(key): count.packets for key, count in datapath.drops.items()}
+    if what == "isolate":
+        datapath.isolation.put(ip_address(request["address"]), Isolation(1, 2))
+        return datapath.advance_policy_generation()
+    if what == "free":
+        datapath.isolation.delete(ip_address(request["address"]))
+        return datapath.advance_policy_generation()
     if what == "conntrack":
         return [repr(row) for row in datapath.conntrack.items()]
     if what == "not-masqueraded":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -152,7 +153,7 @@ def test_a_service_spreads_connections_over_its_backends(net: Topology, family: 
 def test_service_addresses_without_a_service_never_leave_the_node(net: Topology, family: int) -> None:
     before = sum(net.drops("dp-n0").values())
     unknown = {4: "198.19.96.99", 6: "2001:db8:96::99"}[family]
-    assert net.ask("dp-p0", "udp", unknown, port=80) != ""
+    assert net.ask("dp-p0", "udp", unknown, port=80, patience=1) == "TIMEOUT"
     assert sum(net.drops("dp-n0").values()) > before
 
 
@@ -173,6 +174,40 @@ def test_a_source_address_of_another_is_dropped_and_counted(net: Topology, famil
 def test_traceroute_sees_the_node_as_a_hop_to_the_outside(net: Topology, family: int) -> None:
     answer = net.ping("dp-p0", FAR[family], options="-t 1")
     assert "Time to live exceeded" in answer or "Hop limit" in answer
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_isolated_pod_is_reached_by_its_own_node_alone_and_gets_its_answers(net: Topology, family: int) -> None:
+    """No rule allows anything; what is between the pod and its node is nobody's to forbid."""
+    pod, node, holder = PODS["dp-p0"], NODES["dp-n0"], net.holders["dp-n0"]
+    strangers = {"dp-p1": PODS["dp-p1"].address, "dp-p2": PODS["dp-p2"].address, "dp-n1": NODES["dp-n1"].address, "dp-lan": GATEWAY}
+    ways = [("dp-p0", address[family]) for address in strangers.values()] + [(n, pod.address[family]) for n in strangers if n != "dp-lan"]
+
+    def answers(patience: float) -> dict[tuple[str, str, str], bool]:
+        """Of all ways and both protocols, asked side by side: whether somebody answered."""
+        with ThreadPoolExecutor(16) as pool:
+            asked = [(client, kind, address) for client, address in ways for kind in ("tcp", "udp")]
+            return dict(zip(asked, pool.map(lambda a: net.ask(*a, patience=patience).endswith(" 4"), asked), strict=True))
+
+    def node_and_pod() -> None:
+        for kind in ("tcp", "udp"):
+            assert net.ask("dp-n0", kind, pod.address[family]).split()[0] == node.address[family]
+            assert net.ask("dp-p0", kind, node.address[family]).split()[0] == pod.address[family]
+        assert any("1 received" in net.ping("dp-n0", pod.address[family]) for _ in range(5))
+
+    assert set(answers(30).values()) == {True}
+    holder.call(do="isolate", address=pod.address[family])
+    try:
+        before = net.drops("dp-n0")
+        assert set(answers(1).values()) == {False}
+        after = net.drops("dp-n0")
+        for reason in ("EGRESS_DENIED FROM_POD", "INGRESS_DENIED FROM_POD"):
+            assert after.get(reason, 0) > before.get(reason, 0)
+        node_and_pod()
+    finally:
+        holder.call(do="free", address=pod.address[family])
+    node_and_pod()
+    assert set(answers(30).values()) == {True}
 
 
 def test_streams_lose_nothing_when_the_agent_is_killed_and_comes_back(net: Topology) -> None:

@@ -204,9 +204,10 @@ class Topology:
             raise AssertionError(f"the datapath did not come up on {node}")
         self.holders[node] = Holder(node, process)
 
-    def ask(self, client: str, kind: str, address: str, *, port: int = PORT, size: int = 4, timeout: float = 15) -> str:
-        """The server's word ("<client address> <port> <bytes>"), or the error's name."""
-        return inside(client, f"{sys.executable} {TRAFFIC} {kind} {address} {port} {size}", check=False, timeout=timeout).strip()
+    def ask(self, client: str, kind: str, address: str, *, port: int = PORT, size: int = 4, patience: float = 30) -> str:
+        """The server's word ("<client address> <port> <bytes>"), or the error's name, TIMEOUT after `patience` seconds."""
+        line = f"{sys.executable} {TRAFFIC} {kind} {address} {port} {size} {patience}"
+        return inside(client, line, check=False, timeout=patience + 30).strip()
 
     def ping(self, client: str, address: str, *, size: int = 56, options: str = "") -> str:
         return inside(client, f"ping -c 1 -W 2 -s {size} {options} {address} 2>&1", check=False)

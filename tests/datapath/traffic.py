@@ -1,7 +1,7 @@
 """Traffic for tests, run inside namespaces: servers that say whom they saw, and clients that say what came of it.
 
     python traffic.py serve ADDRESS PORT            TCP and UDP; every answer is "<name of server> <client address> <client port>"
-    python traffic.py tcp|udp ADDRESS PORT [BYTES]  one exchange; prints the answer, or the error's name and ends with 1
+    python traffic.py tcp|udp ADDRESS PORT [BYTES [SECONDS]]  one exchange; prints the answer, or the error's name and ends with 1
     python traffic.py count ADDRESS PORT SECONDS tcp|udp   numbered messages at 100 a second, echoed; prints sent, received
 
 No import beyond the standard library: it is started dozens of times.
@@ -56,15 +56,23 @@ def serve(address: str, port: int) -> None:
         threading.Thread(target=answer_tcp, args=(connection, peer), daemon=True).start()
 
 
-def ask(kind: str, address: str, port: int, size: int) -> str:
+def ask(kind: str, address: str, port: int, size: int, patience: float) -> str:
+    """TCP asks again by itself; a datagram that a busy machine lost is sent again each second until the patience ends."""
     with socket.socket(family(address), socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM) as client:
-        client.settimeout(3)
+        client.settimeout(patience)
         client.connect((address, port))
         if kind == "tcp":
             client.sendall(f"{size:010d}".encode() + b"x" * size)
             return client.makefile().readline().strip()
-        client.send(b"x" * size)
-        return client.recv(2000).decode().strip()
+        client.settimeout(min(patience, 1))
+        end = time.monotonic() + patience
+        while True:
+            client.send(b"x" * size)
+            try:
+                return client.recv(2000).decode().strip()
+            except TimeoutError:
+                if time.monotonic() >= end:
+                    raise
 
 
 def count(address: str, port: int, seconds: float, kind: str) -> str:
@@ -96,7 +104,8 @@ def main() -> int:
         if what == "count":
             print(count(address, port, float(sys.argv[4]), sys.argv[5]))
         else:
-            print(ask(what, address, port, int(sys.argv[4]) if len(sys.argv) > 4 else 4))
+            size, patience = [*sys.argv[4:], *("4", "20")[len(sys.argv[4:]) :]]
+            print(ask(what, address, port, int(size), float(patience)))
     except TimeoutError:
         print("TIMEOUT")
         return 1
