@@ -8,8 +8,11 @@ Two nodes and three pods are namespaces on a bridge, wired as anetd wires them. 
     stack   pod to pod through the kernel's own forwarding, as with the ptp plugin and static routes
     limit   pod to pod by two programs of a few lines (limit.bpf.c): redirect_neigh out of the pod, redirect_peer into it
     ours    pod to pod by anetd's programs: conntrack, service lookup, source check and all
+    policy  the same with every pod isolated both ways, by what 500 policies become that each allow somebody else another port, and one
+            that allows what is measured
 
-and each for two pods on two nodes and two pods on one. Medians over the rounds; `ours / limit` is the figure that counts.
+and each for two pods on two nodes and two pods on one. Medians over the rounds; `ours / limit` is the figure that counts, and what the
+policies cost beside `ours`.
 """
 
 from __future__ import annotations
@@ -23,18 +26,22 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agent.datapath.programs import Datapath
 
 HERE = Path(__file__).resolve().parent
 OBJECTS = HERE.parent.parent / "agent" / "objects"
 SHAPES = ("stream", "rr", "crr")
 CLIENT_CPU, SERVER_CPU = "0", str((os.cpu_count() or 1) - 1)
-VARIANTS = ("nodes", "stack", "limit", "ours")
+VARIANTS = ("nodes", "stack", "limit", "ours", "policy")
+POLICIES = 500
 # 198.18.0.0/15 is set aside for measurements like this one (RFC 2544).
 LAN = "bn-lan"
 
@@ -144,7 +151,8 @@ def hold(index: int, bpffs: Path, mode: str) -> None:
     node = NODES[index]
     device = int(Path("/sys/class/net/eth0/ifindex").read_text())
     pods = {pod: int(Path(f"/sys/class/net/{pod.host_end}/ifindex").read_text()) for pod in PODS if pod.node == index}
-    attach = {"limit": load_limit(node, device, pods, bpffs.parent), "ours": load_ours(node, device, pods, bpffs / node.name, mode)}
+    ours, policy = load_ours(node, device, pods, bpffs / node.name, mode)
+    attach = {"limit": load_limit(node, device, pods, bpffs.parent), "ours": ours, "policy": policy}
     print("loaded", flush=True)
     detach: Callable[[], None] = lambda: None  # noqa: E731
     for line in sys.stdin:
@@ -158,7 +166,8 @@ Attach = Callable[[], Callable[[], None]]
 """Attaches, and returns what detaches."""
 
 
-def load_ours(node: Node, device: int, pods: dict[Pod, int], bpffs: Path, mode: str) -> Attach:
+def load_ours(node: Node, device: int, pods: dict[Pod, int], bpffs: Path, mode: str) -> tuple[Attach, Attach]:
+    """Without policies, and with them."""
     from agent.datapath.abi import Endpoint, Route, RouteKind
     from agent.datapath.programs import AttachMode, Datapath, DatapathConfig
 
@@ -190,7 +199,43 @@ def load_ours(node: Node, device: int, pods: dict[Pod, int], bpffs: Path, mode: 
             pass
         return detach
 
-    return attach
+    def attach_isolated() -> Callable[[], None]:
+        detach = attach()
+        isolate(datapath, pods)
+
+        def free() -> None:
+            datapath.isolation.clear()
+            datapath.advance_policy_generation()
+            detach()
+
+        return free
+
+    write_policies(datapath)
+    return attach, attach_isolated
+
+
+INGRESS_SET, EGRESS_SET = 1, 2
+
+
+def write_policies(datapath: Datapath) -> None:
+    """The rows of `POLICIES` policies that each allow one address one port, and of one that allows the measured pods theirs."""
+    from agent.datapath.policy_rows import PREFIX_PORT, PREFIX_PROTOCOL, PolicyKey, PolicyRow
+
+    somebody = IPv4Address("198.18.128.1")
+    others = {number: somebody + number for number in range(1, POLICIES + 1)}
+    measured = POLICIES + 1
+    datapath.classes.put_many({ip_network(address): number for number, address in others.items()})
+    datapath.classes.put_many({ip_network(pod.address): measured for pod in PODS})
+    for set_ in (INGRESS_SET, EGRESS_SET):
+        datapath.policies.put_many({PolicyKey(set_, n, 6, 1000 + n, PREFIX_PORT): PolicyRow(n) for n in others})
+        datapath.policies.put(PolicyKey(set_, measured, 6, 0, PREFIX_PROTOCOL), PolicyRow(measured))
+
+
+def isolate(datapath: Datapath, pods: Iterable[Pod]) -> None:
+    from agent.datapath.policy_rows import Isolation
+
+    datapath.isolation.put_many({IPv4Address(pod.address): Isolation(INGRESS_SET, EGRESS_SET) for pod in pods})
+    datapath.advance_policy_generation()
 
 
 def load_limit(node: Node, device: int, pods: dict[Pod, int], objects: Path) -> Attach:
@@ -272,16 +317,18 @@ def advantage(shape: str) -> Callable[[float, float], float]:
 
 
 def summary(figures: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
-    """Medians, and ours against the limit: for a stream the ratio of rates, for latencies the ratio of their inverses.
+    """Medians, and ours against the limit: for a stream the ratio of rates, for latencies the ratio of their inverses. `policy_to_ours` is
+    what policies cost: a latency with them to one without, a rate without them to one with them.
 
     The ratio is the median of each round's own, since the two figures of one round were taken next to each other.
     """
     medians = {path: {shape: statistics.median(values) for shape, values in shapes.items()} for path, shapes in figures.items()}
-    ratios = {}
-    for where in ("two nodes", "one node"):
-        ours, limit = figures[f"ours, {where}"], figures[f"limit, {where}"]
-        ratios[where] = {s: round(statistics.median(map(advantage(s), ours[s], limit[s])), 3) for s in SHAPES}
-    return {"medians": medians, "ours_to_limit": ratios, "all": figures}
+
+    def ratios(one: str, other: str) -> dict[str, dict[str, float]]:
+        pairs = {where: (figures[f"{one}, {where}"], figures[f"{other}, {where}"]) for where in ("two nodes", "one node")}
+        return {where: {s: round(statistics.median(map(advantage(s), a[s], b[s])), 3) for s in SHAPES} for where, (a, b) in pairs.items()}
+
+    return {"medians": medians, "ours_to_limit": ratios("ours", "limit"), "policy_to_ours": ratios("ours", "policy"), "all": figures}
 
 
 def main() -> None:
@@ -319,6 +366,8 @@ def main() -> None:
         print(f"{path:20} " + "  ".join(f"{shape} {value:8.2f}" for shape, value in shapes.items()))
     for where, ratios in found["ours_to_limit"].items():
         print(f"ours / limit, {where}: " + "  ".join(f"{shape} {value:.1%}" for shape, value in ratios.items()))
+    for where, ratios in found["policy_to_ours"].items():
+        print(f"{POLICIES} policies / none, {where}: " + "  ".join(f"{shape} {value:.3f}" for shape, value in ratios.items()))
 
 
 if __name__ == "__main__":

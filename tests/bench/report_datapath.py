@@ -7,6 +7,9 @@ from typing import Any
 
 from tests.bench.goal import SHAPES, Goal
 
+POLICY_GOALS = {"stream": 1.02, "rr": 1.03, "crr": 1.05}
+"""What 500 policies on every pod may cost, as a ratio."""
+
 
 def goals(datapath: dict[str, Any]) -> Iterator[Goal]:
     """Every figure that has a goal."""
@@ -14,6 +17,10 @@ def goals(datapath: dict[str, Any]) -> Iterator[Goal]:
         for shape, ratio in ratios.items():
             name = SHAPES[shape].split(",")[0].removesuffix(" p50")
             yield Goal(f"pod to pod, {where}: {name}, of the limit", round(ratio * 100, 1), 95, "%", at_most=False)
+    for where, ratios in datapath["policy_to_ours"].items():
+        for shape, ratio in ratios.items():
+            name = SHAPES[shape].split(",")[0].removesuffix(" p50")
+            yield Goal(f"pod to pod, {where}: {name}, 500 policies to none", ratio, POLICY_GOALS[shape], "times")
 
 
 def section(datapath: dict[str, Any]) -> Iterator[str]:
@@ -25,6 +32,7 @@ def section(datapath: dict[str, Any]) -> Iterator[str]:
         f"Medians of {rounds} alternating rounds in namespaces on one bridge. `nodes`: node to node. `stack`: pods through the kernel's own "
         "forwarding with static routes, as with the ptp plugin. `limit`: nothing but two programs of a few lines, `bpf_redirect_neigh` out of "
         "the pod and `bpf_redirect_peer` into it. `ours`: anetd's programs, with source check, connection tracking and service lookup. "
+        "`policy`: the same with all pods isolated both ways by what 500 policies become. "
         "A ratio is rate to rate for a stream, and limit to ours for a latency."
     )
     yield ""
