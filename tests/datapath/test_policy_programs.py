@@ -281,6 +281,7 @@ def test_the_other_direction_of_an_isolated_pod_is_free_and_replies_come_back(
     for protocol in protocols:
         out = way.run(net, family, begin(family, protocol))
         assert out.verdict in (OK, REDIRECT), protocol
+        net.datapath.advance_policy_generation()
         source, destination = out.ip.dst, out.ip.src  # as the other end sees them
         layer = answer(family, protocol)
         if destination == NODE[family]:
@@ -312,6 +313,18 @@ def test_between_two_local_pods_both_have_a_say(net: Lab, family: int) -> None:
     net.datapath.policies.delete(PolicyKey(SETS_OF["a", EGRESS], PEER_CLASS))
     net.datapath.advance_policy_generation()
     assert net.from_pod(packet).verdict == SHOT
+
+
+@BY_FAMILY
+def test_by_the_wire_only_the_destination_has_a_say(net: Lab, family: int) -> None:
+    """A local pod's packet that somebody outside sent back: what the pod may send was asked when it sent it, to wherever that was."""
+    isolate(net, "b", EGRESS)
+    isolate(net, "a", INGRESS)
+    packet = ip(family, B[family], A[family]) / begin(family, "udp")
+    with counted(net, DropReason.INGRESS_DENIED, DropDirection.FROM_NETDEV):
+        assert net.from_netdev(packet).verdict == SHOT
+    allow(net, "a", INGRESS)
+    assert net.from_netdev(packet).verdict == REDIRECT
 
 
 def test_an_address_has_the_class_of_its_longest_prefix(net: Lab) -> None:
