@@ -8,8 +8,8 @@ PYTHON := .venv/bin/python
 # Namespaces, links, bpf(2) and clusters need root; the caller's HOME keeps the cache in one place.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=HOME,XDG_CACHE_HOME,PATH)
 PYTEST := $(PYTHON) -m pytest
-# Real packets, kernels and clusters on a machine that is busy with them all: a test that fails there is given one more try, and the
-# summary names it ("R", "rerun"), so that nothing is hidden. The pure tests get none.
+# Real packets, threads and clusters on a machine that is busy with them all: a test that fails is given one more try, and the summary names
+# it ("R", "rerun"), so that nothing is hidden.
 AGAIN := --reruns 1 --reruns-delay 2 -raR
 PURE := tests/unit tests/cli tests/gke
 REAL := tests/local tests/datapath tests/terraform
@@ -40,7 +40,7 @@ test-fast: tools ## all but the cluster suite
 
 .PHONY: test-pure test-real
 test-pure:
-	$(ROOT) $(PYTEST) $(PURE)
+	$(ROOT) $(PYTEST) $(AGAIN) $(PURE)
 
 test-real:
 	$(ROOT) $(PYTEST) $(AGAIN) $(REAL)

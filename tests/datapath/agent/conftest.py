@@ -166,7 +166,7 @@ class Agent:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(number)
-        status = self.process.wait(10)
+        status = self.process.wait(30)
         self.log.close()
         return status
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import statistics
 import subprocess
 import time
 from collections.abc import Callable
@@ -50,16 +49,6 @@ def assert_nothing_left(node: Agent) -> None:
     assert status["ipam"]["allocated"] == []
     assert status["endpoints"] == []
     assert run("ip", "-n", NODE, "route", "show", "proto", "173").stdout == ""
-
-
-def test_it_is_ready_two_seconds_after_exec(node: Agent) -> None:
-    seconds = []
-    for _ in range(3):
-        seconds.append(node.start())
-        node.kill()
-    print(f"exec to ready: {', '.join(f'{each:.2f}' for each in seconds)} s")
-    # The best of three: what else the machine does at the time is not the agent's.
-    assert min(seconds) < 2.0
 
 
 def test_adding_twice_answers_the_same_and_makes_nothing_twice(node: Agent, pod: Pod) -> None:
@@ -129,14 +118,11 @@ def test_a_pod_that_vanished_without_a_word_gives_its_address_back_when_it_is_ne
     assert node.cni("ADD", "b", pod("b"))[0] == 0
 
 
-def test_waves_of_pods_leave_nothing_and_are_fast(node: Agent, pod: Pod) -> None:
+def test_waves_of_pods_leave_nothing(node: Agent, pod: Pod) -> None:
     node.start()
-    adds: list[float] = []
 
     def add(name: str, path: str) -> None:
-        began = time.perf_counter()
         status, result = node.cni("ADD", name, path)
-        adds.append(time.perf_counter() - began)
         assert status == 0, result
 
     for wave in range(5):
@@ -151,28 +137,6 @@ def test_waves_of_pods_leave_nothing_and_are_fast(node: Agent, pod: Pod) -> None
                 assert memory < 64
             list(pool.map(lambda name, path: node.cni("DEL", name, path), names, paths.values()))
     assert_nothing_left(node)
-    one = []
-    for number in range(15):
-        path = pod(f"s{number}")
-        began = time.perf_counter()
-        node.cni("ADD", f"s{number}", path)
-        one.append(time.perf_counter() - began)
-    print(f"ADD four at a time: median {statistics.median(adds) * 1000:.1f} ms, worst {max(adds) * 1000:.1f} ms")
-    print(f"ADD one at a time:  median {statistics.median(one) * 1000:.1f} ms, worst {max(one) * 1000:.1f} ms")
-    # The budget of 30 ms in the agent is for the benchmark on a quiet machine; this notices what is far off.
-    assert min(one) < 0.060
-
-
-def test_the_plugin_process_is_fast(node: Agent) -> None:
-    environment = {"CNI_COMMAND": "STATUS", "ANETD_CNI_SOCKET": str(node.directory / "run/cni.sock")}
-    node.start()
-    times = []
-    for _ in range(30):
-        began = time.perf_counter()
-        subprocess.run([str(node.plugin_path)], input=b'{"cniVersion":"1.1.0","name":"anetd"}', env=environment, check=True)
-        times.append(time.perf_counter() - began)
-    print(f"plugin and a STATUS: median {statistics.median(times) * 1000:.1f} ms")
-    assert min(times) < 0.005
 
 
 def test_a_killed_agent_adopts_its_pods_and_repairs_what_was_half_done(node: Agent, pod: Pod) -> None:
@@ -253,13 +217,11 @@ def test_killed_at_any_moment_of_an_add_leaves_what_the_next_start_repairs(node:
         assert_nothing_left(node)
 
 
-def test_sigterm_ends_it_at_once_and_leaves_everything(node: Agent, pod: Pod) -> None:
+def test_sigterm_ends_it_and_leaves_everything(node: Agent, pod: Pod) -> None:
     node.start()
     node.cni("ADD", "a", pod("a"))
     before = node.kernel()
-    began = time.monotonic()
     assert node.kill(signal.SIGTERM) == 0
-    assert time.monotonic() - began < 1.0
     assert node.kernel() == before
     assert len(node.links()) == 1
     assert (node.directory / "net.d/05-anetd.conflist").exists()
