@@ -167,7 +167,7 @@ def test_a_disk_that_cannot_be_written_is_an_event_and_a_count_until_it_can(runn
     running.log.start(running.ring)
     running.ring.records.append(allowed())
     eventually(lambda: running.log.counts.dropped["write_error"] == 1)
-    ((reason, message),) = running.told.events
+    ((reason, message),) = eventually(lambda: running.told.events)
     assert reason == "PolicyLogNotWritten"
     assert "node demo-1" in message
     running.directory.unlink()
