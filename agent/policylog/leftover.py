@@ -15,8 +15,8 @@ AGAIN = 10**9 + 2 * 10**8
 """ns: the programs' second, and the time that a record takes to be read."""
 _MOST = 8192
 
-Untold = Callable[[bytes], tuple[int, int]]
-"""Of a key of `denials` without its padding: packets that no record stands for, and the time of the first; (0, 0) if there are none."""
+Untold = Callable[[bytes], tuple[int, int, int]]
+"""Of a key of `denials` without its padding: packets that no record stands for, when the first was, and the set that denied; or zeros."""
 
 
 @dataclass(slots=True)
@@ -41,21 +41,21 @@ class Leftovers:
         self._look.append((now + AGAIN, key))
         return self._take(key)[0]
 
-    def late(self, now: int) -> Iterator[tuple[bytes, int, int]]:
-        """Keys whose window ended a while ago and that were denied again since: with how many packets, and since when."""
+    def late(self, now: int) -> Iterator[tuple[bytes, int, int, int]]:
+        """Keys whose window ended a while ago and that were denied again since: since when, how many packets, and by which set."""
         while self._look and self._look[0][0] <= now:
             _, key = self._look.popleft()
-            count, since = self._take(key)
+            count, since, number = self._take(key)
             if count:
-                yield key, since, count
+                yield key, since, count, number
 
-    def _take(self, key: bytes) -> tuple[int, int]:
-        untold, since = self.untold(key)
+    def _take(self, key: bytes) -> tuple[int, int, int]:
+        untold, since, number = self.untold(key)
         added = self._added.get(key, 0)
         fresh = untold - added
         if fresh <= 0:
-            return 0, 0
+            return 0, 0, 0
         if added == 0 and len(self._added) >= _MOST:
             del self._added[next(iter(self._added))]
         self._added[key] = untold
-        return fresh, since
+        return fresh, since, number

@@ -10,15 +10,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from agent.datapath.policy_rows import PolicyFlag, VerdictLoss
 from agent.observe.events import Events, Subject
 from agent.policy.inputs import Changes, Rows
+from agent.policy.terms import RuleRef
 from agent.policylog.counts import OVER_BUDGET, RING_FULL, Counts
 from agent.policylog.form import DISPOSITIONS, Clock
-from agent.policylog.names import Directory, Isolating, Rules
+from agent.policylog.names import Annotations, Directory, Numbers
 from agent.policylog.pipeline import Line, Pipeline
 from agent.policylog.writer import Writer
 from agent.watch.policy_records import Logging
@@ -41,29 +42,27 @@ class Verdicts(Protocol):
     def losses(self) -> Mapping[VerdictLoss, int]:
         """Packets that no record stands for, since the tables were made."""
 
-    def untold(self, key: bytes, /) -> tuple[int, int]:
+    def untold(self, key: bytes, /) -> tuple[int, int, int]:
         """See `agent.policylog.leftover.Untold`."""
 
 
-class PolicyLog:
-    """One node's log. `rule`: the policies that a rule stands for; `isolating`: see `Pipeline`."""
+class Compiled(Protocol):
+    """What of `agent.policy.compiler.Compiler` names policies."""
 
-    def __init__(
-        self,
-        node_name: str,
-        rule: Callable[[int], Sequence[Key]],
-        events: Events,
-        *,
-        isolating: Isolating | None = None,
-        writer: Writer | None = None,
-    ) -> None:
+    def rule(self, number: int) -> Sequence[RuleRef]: ...
+    def policies_in(self, number: int) -> Sequence[Key]: ...
+
+
+class PolicyLog:
+    """One node's log. `deny_policies`: whether denials name the policies that isolate the pod."""
+
+    def __init__(self, node_name: str, events: Events, writer: Writer, *, deny_policies: bool = False) -> None:
         self.counts = Counts()
         self._node_name = node_name
         self._events = events
-        self._writer = writer or Writer()
-        self._directory, self._rules = Directory(), Rules(rule)
-        self._pipeline = Pipeline(node_name, self._directory, self._rules, self.counts, isolating=isolating, untold=self._untold)
-        self._logging = Logging()
+        self._writer = writer
+        self._directory, self._annotations, self._sets = Directory(), Annotations(), Numbers() if deny_policies else None
+        self._pipeline = Pipeline(node_name, self._directory, self._annotations, self.counts, sets=self._sets, untold=self._untold)
         self._verdicts: Verdicts | None = None
         self._lock = threading.Lock()
         """Over the names and the pipeline: held for a turn, but not while lines are written."""
@@ -85,15 +84,20 @@ class PolicyLog:
             self._thread.join(timeout=5.0)
         self._writer.close()
 
-    def take(self, changes: Changes, rows: Rows) -> None:
-        """A round of the policy loop, between compiling and writing: what changed, and the rows that follow."""
+    def take(self, changes: Changes, rows: Rows, compiled: Compiled, *, everything: bool = False) -> None:
+        """A round of the policy loop, between compiling and writing: what changed (`everything`: and there is no more than that), the rows
+        that follow, and the compiler, which is not asked after this has returned."""
         now = time.monotonic_ns()
-        wanted = {row.rule for row in rows.puts.get("policies", {}).values() if row.flags & PolicyFlag.LOG}
+        rules = {row.rule for row in rows.puts.get("policies", {}).values() if row.flags & PolicyFlag.LOG}
         with self._lock:
-            if changes.pods or changes.endpoints:
-                self._directory.take_pods(changes.pods, changes.endpoints, now)
-            self._rules.take_policies(changes.policies)
-            self._rules.learn(wanted)
+            if everything:
+                self._directory.keep_pods({*changes.pods, *changes.endpoints}, now)
+            self._directory.take_pods(changes.pods, changes.endpoints, now)
+            self._annotations.take_policies(changes.policies)
+            self._annotations.rules.learn(rules, lambda number: (ref.policy for ref in compiled.rule(number)))
+            if self._sets is not None:
+                sets = {number for row in rows.puts.get("isolation", {}).values() for number in (row.ingress_set, row.egress_set)}
+                self._sets.learn(sets - {0}, compiled.policies_in)
             if changes.logging is not None:
                 self._configure(changes.logging)
 
@@ -103,7 +107,6 @@ class PolicyLog:
             self._directory.take_nodes(nodes, time.monotonic_ns())
 
     def _configure(self, wanted: Logging) -> None:
-        self._logging = wanted
         self._pipeline.configure(wanted)
         self.counts.enabled = wanted.allow or wanted.deny
         if self.counts.enabled:
@@ -156,8 +159,8 @@ class PolicyLog:
             else:
                 log.info("the policy log is written again")
 
-    def _untold(self, key: bytes) -> tuple[int, int]:
-        return self._verdicts.untold(key) if self._verdicts is not None else (0, 0)
+    def _untold(self, key: bytes) -> tuple[int, int, int]:
+        return self._verdicts.untold(key) if self._verdicts is not None else (0, 0, 0)
 
 
 def _clock() -> Clock:

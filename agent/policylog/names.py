@@ -8,12 +8,11 @@ Addresses are 16 bytes, as in the tables; times are ns of CLOCK_MONOTONIC. Names
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from ipaddress import IPv6Address
 
 from agent.datapath.abi import IPAddress, pack_address
-from agent.datapath.policy_rows import Direction
 from agent.watch.policy_records import NetworkPolicy, Pod
 from agent.watch.records import Key, Node
 
@@ -21,7 +20,7 @@ GRACE = 10 * 10**9
 """So long after it is gone a pod still names its address, if nobody else has it."""
 _FOREVER = 1 << 63
 _MOST_STRANGERS = 65536
-_MOST_RULES = 65536
+_MOST_NUMBERS = 65536
 _V4 = bytes(10) + b"\xff\xff"
 
 
@@ -52,6 +51,11 @@ class Directory:
         self._strangers: dict[bytes, str] = {}
         self._texts: dict[bytes, str] = {}
         self._ended: list[tuple[int, bytes]] = []
+
+    def keep_pods(self, pods: Iterable[Key], now: int) -> None:
+        """Of all pods that were told these alone are there."""
+        gone = self._pods.keys() - set(pods)
+        self.take_pods(dict.fromkeys(gone), dict.fromkeys(gone), now)
 
     def take_pods(self, pods: Mapping[Key, Pod | None], endpoints: Mapping[Key, tuple[IPAddress, ...] | None], now: int) -> None:
         """Pods that are new, changed or gone, and the addresses that CNI gave to this node's own."""
@@ -88,11 +92,6 @@ class Directory:
                 self._strangers.clear()
             text = self._strangers[address] = json.dumps({"instance": self.text(address)}, separators=(",", ":"))
         return text
-
-    def owner(self, address: bytes) -> Key | None:
-        """The pod that has it now."""
-        spans = self._spans.get(address)
-        return spans[-1].owner if spans and spans[-1].until == _FOREVER else None
 
     def text(self, address: bytes) -> str:
         """As people write it."""
@@ -163,61 +162,67 @@ def policy_names(policies: Iterable[Key]) -> str:
     return json.dumps(names, separators=(",", ":")) if names else ""
 
 
-@dataclass(slots=True)
-class Rules:
-    """Policies by rule, remembered from when the rule was first written: a policy that is gone by now still names what it allowed.
+class Numbers:
+    """Policies by the number of a rule or a set, remembered from when it was written: a policy that is gone by now is still named."""
 
-    `find`: the policies of a rule that was not told before, and () if nobody knows it.
-    """
+    def __init__(self, is_named: Callable[[Key], bool] = lambda _: True) -> None:
+        """`is_named` may come to say another thing: `changed` then."""
+        self._is_named = is_named
+        self._policies: dict[int, tuple[Key, ...]] = {}
+        self._texts: dict[int, str] = {}
 
-    find: Callable[[int], Iterable[Key]]
-    delegate: bool = False
-    _policies: dict[int, tuple[Key, ...]] = field(default_factory=dict)
-    _annotated: set[Key] = field(default_factory=set)
-    _texts: dict[int, str] = field(default_factory=dict)
+    def learn(self, numbers: Iterable[int], find: Callable[[int], Iterable[Key]]) -> None:
+        """Numbers that are written right now, and what finds their policies. What a number meant before counts no more."""
+        for number in numbers:
+            found = tuple(dict.fromkeys(find(number)))
+            if found and self._policies.get(number) != found:
+                if len(self._policies) >= _MOST_NUMBERS:
+                    self._policies.clear()
+                    self._texts.clear()
+                self._policies[number] = found
+                self._texts.pop(number, None)
 
-    def take_policies(self, policies: Mapping[Key, NetworkPolicy | None]) -> None:
-        """Policies that are new or changed. One that is gone stays annotated, until it comes again without."""
-        before = len(self._annotated)
-        asking = {key for key, policy in policies.items() if policy is not None and policy.log_allowed}
-        silent = {key for key, policy in policies.items() if policy is not None and not policy.log_allowed}
-        changed = bool(self._annotated & silent)
-        self._annotated = (self._annotated - silent) | asking
-        if changed or len(self._annotated) != before:
-            self._texts.clear()
+    def knows(self, number: int) -> bool:
+        """Whether its policies were told."""
+        return number in self._policies
 
-    def set_delegate(self, delegate: bool) -> None:
-        """Whether only policies whose annotation asks for it are named."""
-        if delegate != self.delegate:
-            self.delegate = delegate
-            self._texts.clear()
-
-    def learn(self, rules: Collection[int]) -> None:
-        """Rules that are written right now."""
-        for rule in rules:
-            before = self._policies.get(rule)
-            if self._remember(rule) != before:
-                self._texts.pop(rule, None)
-
-    def names(self, rule: int) -> str:
-        """The JSON array of the policies that are to be named; "" if there are none."""
-        text = self._texts.get(rule)
+    def names(self, number: int) -> str:
+        """The JSON array of its policies that are to be named; "" if there are none, or it is not known."""
+        text = self._texts.get(number)
         if text is None:
-            policies = self._policies.get(rule) or self._remember(rule)
-            text = policy_names(key for key in policies if not self.delegate or key in self._annotated)
-            if policies:
-                self._texts[rule] = text
+            text = policy_names(key for key in self._policies.get(number, ()) if self._is_named(key))
+            if number in self._policies:
+                self._texts[number] = text
         return text
 
-    def _remember(self, rule: int) -> tuple[Key, ...]:
-        found = tuple(dict.fromkeys(self.find(rule)))
-        if found:
-            if len(self._policies) >= _MOST_RULES:
-                self._policies.clear()
-                self._texts.clear()
-            self._policies[rule] = found
-        return found
+    def changed(self) -> None:
+        """Others are to be named now."""
+        self._texts.clear()
 
 
-Isolating = Callable[[Key, Direction], Iterable[Key]]
-"""The policies that isolate a pod in a direction."""
+class Annotations:
+    """The policies whose annotation asks for the log, and whether that counts."""
+
+    def __init__(self) -> None:
+        self.rules = Numbers(self._ask)
+        """The rules by which connections were allowed."""
+        self._delegate = False
+        self._asking: set[Key] = set()
+
+    def take_policies(self, policies: Mapping[Key, NetworkPolicy | None]) -> None:
+        """Policies that are new or changed. One that is gone goes on asking, until it comes again and does not."""
+        asking = {key for key, policy in policies.items() if policy is not None and policy.log_allowed}
+        silent = {key for key, policy in policies.items() if policy is not None and not policy.log_allowed}
+        after = (self._asking - silent) | asking
+        if after != self._asking:
+            self._asking = after
+            self.rules.changed()
+
+    def set_delegate(self, delegate: bool) -> None:
+        """Whether only those that ask are named."""
+        if delegate != self._delegate:
+            self._delegate = delegate
+            self.rules.changed()
+
+    def _ask(self, policy: Key) -> bool:
+        return not self._delegate or policy in self._asking

@@ -12,12 +12,12 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agent.datapath.policy_rows import VERDICT_SIZE, Direction
+from agent.datapath.policy_rows import VERDICT_SIZE
 from agent.policylog.aggregate import Aggregator, Budget, Denied
 from agent.policylog.counts import AGGREGATION_LIMIT, NO_POLICY, RATE_LIMIT, UNREADABLE, Counts
 from agent.policylog.form import Clock, line
 from agent.policylog.leftover import Leftovers, Untold
-from agent.policylog.names import Directory, Isolating, Rules, policy_names
+from agent.policylog.names import Annotations, Directory, Numbers
 from agent.watch.policy_records import Logging
 
 _RECORD = struct.Struct("=Q16s16s2s2sBBBxIIIxxxx")
@@ -35,21 +35,21 @@ class Line:
 
 
 class Pipeline:
-    """One node's log. `isolating` is None where denials name no policies, which is GKE's shape."""
+    """One node's log. `sets` is None where denials do not name the policies that isolate the pod, which is GKE's shape."""
 
     def __init__(
         self,
         node: str,
         directory: Directory,
-        rules: Rules,
+        annotations: Annotations,
         counts: Counts,
         *,
-        isolating: Isolating | None = None,
-        untold: Untold = lambda _: (0, 0),
+        sets: Numbers | None = None,
+        untold: Untold = lambda _: (0, 0, 0),
     ) -> None:
         self._node = json.dumps(node)
-        self._directory, self._rules, self._counts = directory, rules, counts
-        self._isolating = isolating
+        self._directory, self._annotations, self._counts = directory, annotations, counts
+        self._sets = sets
         self._logging = Logging()
         self._windows = Aggregator()
         self._leftovers = Leftovers(untold)
@@ -63,7 +63,7 @@ class Pipeline:
     def configure(self, logging: Logging) -> None:
         """What is logged from now on. Windows that are open end as they would have."""
         self._logging = logging
-        self._rules.set_delegate(logging.delegate_allow)
+        self._annotations.set_delegate(logging.delegate_allow)
 
     def feed(self, records: Iterable[bytes], now: int, clock: Clock) -> list[Line]:
         """The lines that follow from `records`, and from windows that have ended by `now` (CLOCK_MONOTONIC, ns)."""
@@ -76,12 +76,12 @@ class Pipeline:
             if len(record) != VERDICT_SIZE:
                 counts.errors[UNREADABLE] += 1
                 continue
-            time, source, destination, source_port, port, protocol, direction, allowed, _set, rule, count = unpack(record)
+            time, source, destination, source_port, port, protocol, direction, allowed, number, rule, count = unpack(record)
             if not allowed:
                 denied_events += 1
                 if deny:
                     key = record[addresses] + record[rest]
-                    self._deny(key, *self._leftovers.told(key, time, count, now))
+                    self._deny(key, *self._leftovers.told(key, time, count, now), number)
                 continue
             allowed_events += 1
             policies = self._policies(rule) if allow else ""
@@ -94,9 +94,9 @@ class Pipeline:
             self._say(lines, source, destination, ports, protocol, direction, True, policies, 1, time, clock)
         counts.events["allow"] += allowed_events
         counts.events["deny"] += denied_events
-        for key, since, more in self._leftovers.late(now):
+        for late in self._leftovers.late(now):
             if deny:
-                self._deny(key, since, more)
+                self._deny(*late)
         self._close(self._windows.due(now), lines, now, clock)
         return lines
 
@@ -108,19 +108,18 @@ class Pipeline:
         return lines
 
     def _policies(self, rule: int) -> str:
-        names = self._rules.names(rule)
-        if not names and not self._rules.delegate:
+        rules = self._annotations.rules
+        names = rules.names(rule)
+        if not names and not rules.knows(rule):
             self._counts.errors[NO_POLICY] += 1
         return names
 
-    def _deny(self, key: bytes, time: int, count: int) -> None:
+    def _deny(self, key: bytes, time: int, count: int, number: int) -> None:
         window = self._windows.add(key, time, count)
         if window is None:
             self._counts.dropped[AGGREGATION_LIMIT] += 1
-        elif self._isolating is not None and window.count == count:
-            source, destination, _, _, direction = _KEY.unpack(key)
-            owner = self._directory.owner(destination if direction == Direction.INGRESS else source)
-            window.policies = policy_names(self._isolating(owner, Direction(direction))) if owner is not None else ""
+        elif self._sets is not None and not window.policies:
+            window.policies = self._sets.names(number)
 
     def _close(self, windows: Iterable[Denied], lines: list[Line], now: int, clock: Clock) -> None:
         for window in windows:

@@ -16,7 +16,7 @@ from agent.policylog import names
 from agent.policylog.aggregate import Aggregator, Budget
 from agent.policylog.counts import Counts
 from agent.policylog.form import Clock
-from agent.policylog.names import Directory, Isolating, Rules
+from agent.policylog.names import Annotations, Directory, Numbers
 from agent.policylog.pipeline import Pipeline
 from agent.watch.policy_records import Logging, NetworkPolicy, Pod, Selector
 from agent.watch.records import Key, Node
@@ -42,19 +42,21 @@ def policy(name: str, *, log: bool = False) -> NetworkPolicy:
 class Lab:
     """A pipeline with two pods and two nodes; rule 1 is policy `a`, rule 2 is `a` and `b`."""
 
-    def __init__(self, logging: Logging = EVERYTHING, isolating: Isolating | None = None) -> None:
-        self.untold: dict[bytes, tuple[int, int]] = {}
+    def __init__(self, logging: Logging = EVERYTHING, sets: Numbers | None = None) -> None:
+        self.untold: dict[bytes, tuple[int, int, int]] = {}
         self.directory = Directory()
-        self.known = {1: [Key("shop", "a")], 2: [Key("shop", "a"), Key("shop", "b")]}
-        self.rules = Rules(lambda rule: self.known.get(rule, ()))
-        self.counts = Counts()
-        find = lambda key: self.untold.get(key, (0, 0))  # noqa: E731
-        self.pipeline = Pipeline("demo-1", self.directory, self.rules, self.counts, isolating=isolating, untold=find)
+        self.annotations, self.counts = Annotations(), Counts()
+        self.learn({1: ["a"], 2: ["a", "b"]})
+        find = lambda key: self.untold.get(key, (0, 0, 0))  # noqa: E731
+        self.pipeline = Pipeline("demo-1", self.directory, self.annotations, self.counts, sets=sets, untold=find)
         self.pipeline.configure(logging)
         pods = [pod("client", CLIENT, "fd00::5", workload=("Job", "load")), pod("server", SERVER, "fd00::7")]
         self.directory.take_pods({each.key: each for each in pods}, {}, 0)
         nodes = [Node("demo-0", (), (ip_address("172.30.0.10"),)), Node("demo-1", (), (ip_address("172.30.0.11"),))]
         self.directory.take_nodes({Key("", each.name): each for each in nodes}, 0)
+
+    def learn(self, rules: dict[int, list[str]]) -> None:
+        self.annotations.rules.learn(rules, lambda rule: [Key("shop", name) for name in rules[rule]])
 
     def feed(self, *records: bytes, at: float = 0.0) -> list[dict[str, Any]]:
         return [json.loads(text) for text in self.texts(*records, at=at)]
@@ -151,9 +153,8 @@ def test_whatever_the_kernel_writes_comes_out_as_the_value_of_the_record_says(da
     """The pipeline reads bytes by itself for speed: it must read what `unpack_verdict` reads."""
     data = data[:45] + bytes([data[45] & 1, data[46] & 1]) + data[47:]
     lab = Lab()
-    lab.known = {}
-    lab.rules.find = lambda _: [Key("shop", "a")]
     value = unpack_verdict(data)
+    lab.learn({value.rule: ["a"]})
     out = lab.pipeline.feed([data], 1 << 62, Clock(-value.time))
     out += lab.pipeline.feed([], (1 << 64) + 6 * SECOND, Clock(-value.time))
     (line,) = out
@@ -194,48 +195,45 @@ def test_only_what_is_asked_for_is_logged(logging: Logging, said: list[str]) -> 
 
 def test_delegated_to_policies_only_those_that_ask_for_it_are_named() -> None:
     lab = Lab(Logging(allow=True, delegate_allow=True))
-    lab.rules.take_policies({Key("shop", "a"): policy("a"), Key("shop", "b"): policy("b", log=True)})
+    lab.annotations.take_policies({Key("shop", "a"): policy("a"), Key("shop", "b"): policy("b", log=True)})
     records = lab.feed(verdict(CLIENT, SERVER, rule=1), verdict(CLIENT, SERVER, rule=2))
     assert [[row["name"] for row in record["policies"]] for record in records] == [["b"]]
     assert lab.counts.flows == {"skipped": 1, "logged": 1}
-    lab.rules.take_policies({Key("shop", "a"): policy("a", log=True)})
+    lab.annotations.take_policies({Key("shop", "a"): policy("a", log=True)})
     (record,) = lab.feed(verdict(CLIENT, SERVER, rule=2))
     assert [row["name"] for row in record["policies"]] == ["a", "b"]
-    lab.rules.take_policies({Key("shop", "b"): None})  # what it allowed before it went is still in the ring
+    lab.annotations.take_policies({Key("shop", "b"): None})  # what it allowed before it went is still in the ring
     assert len(lab.feed(verdict(CLIENT, SERVER, rule=2))[0]["policies"]) == 2
-    lab.rules.take_policies({Key("shop", "b"): policy("b")})
+    lab.annotations.take_policies({Key("shop", "b"): policy("b")})
     assert len(lab.feed(verdict(CLIENT, SERVER, rule=2))[0]["policies"]) == 1
 
 
-def test_a_policy_that_is_gone_still_names_what_it_allowed_if_its_rule_was_told_when_it_was_written() -> None:
+def test_a_number_that_nobody_told_of_is_counted_and_the_latest_word_about_one_counts() -> None:
     lab = Lab()
-    lab.rules.learn([2])
-    lab.known = {}
-    assert len(lab.feed(verdict(CLIENT, SERVER, rule=2))[0]["policies"]) == 2
-    assert lab.feed(verdict(CLIENT, SERVER, rule=1)) == []
+    assert lab.feed(verdict(CLIENT, SERVER, rule=9)) == []
     assert lab.counts.errors["unknown_policy"] == 1
-    lab.known = {2: [Key("shop", "c")]}
-    lab.rules.learn([2])
-    assert [row["name"] for row in lab.feed(verdict(CLIENT, SERVER, rule=2))[0]["policies"]] == ["c"]
+    lab.learn({9: ["c"]})
+    assert [row["name"] for row in lab.feed(verdict(CLIENT, SERVER, rule=9))[0]["policies"]] == ["c"]
+    lab.learn({9: ["d"], 2: []})
+    assert [row["name"] for row in lab.feed(verdict(CLIENT, SERVER, rule=9))[0]["policies"]] == ["d"]
+    assert len(lab.feed(verdict(CLIENT, SERVER, rule=2))[0]["policies"]) == 2  # gone, and remembered
+    assert lab.counts.errors["unknown_policy"] == 1
 
 
 def test_denials_name_who_isolates_the_pod_where_that_is_asked_for() -> None:
-    asked = []
-
-    def isolating(key: Key, direction: Direction) -> list[Key]:
-        asked.append((key.name, direction))
-        return [Key("shop", "deny-all")]
-
-    lab = Lab(isolating=isolating)
-    lab.feed(verdict(CLIENT, SERVER), verdict(CLIENT, SERVER, (1, 2), direction=Direction.EGRESS), verdict(CLIENT, SERVER))
-    lab.feed(verdict("203.0.113.9", "203.0.113.8"))
-    assert asked == [("server", Direction.INGRESS), ("client", Direction.EGRESS)]
-    records = lab.feed(at=6)
-    assert [record.get("policies") for record in records] == [
-        [{"kind": "NetworkPolicy", "name": "deny-all", "namespace": "shop"}],
-        [{"kind": "NetworkPolicy", "name": "deny-all", "namespace": "shop"}],
-        None,
-    ]
+    sets = Numbers()
+    sets.learn([7], lambda _: [Key("shop", "deny-all"), Key("shop", "web")])
+    lab = Lab(sets=sets)
+    other = verdict(CLIENT, SERVER, (1, 81))
+    lab.feed(verdict(CLIENT, SERVER), other[:48] + (8).to_bytes(4, "little") + other[52:], at=0.1)
+    first, second = lab.feed(at=6)
+    assert [row["name"] for row in first["policies"]] == ["deny-all", "web"]
+    assert list(first) == KEYS
+    assert "policies" not in second
+    lab.untold[verdict(CLIENT, SERVER)[8:40] + verdict(CLIENT, SERVER)[42:46]] = (3, 6 * SECOND, 7)
+    lab.feed(at=7.3)
+    (late,) = lab.feed(at=13)
+    assert (late["count"], len(late["policies"])) == (3, 2)
 
 
 # ---- names ----
@@ -279,7 +277,14 @@ def test_of_two_that_have_an_address_the_later_counts_and_the_first_ones_end_cha
     take(directory, 2, second=pod("second", OTHER))
     take(directory, 3, first=None)
     assert [seen(directory, OTHER, at) for at in (1.5, 2.5, 3.5)] == ["first", "second", "second"]
-    assert directory.owner(pack_address(ip_address(OTHER))) == Key("shop", "second")
+
+
+def test_when_all_pods_are_told_anew_those_that_are_not_among_them_are_gone() -> None:
+    directory = Directory()
+    take(directory, 1, first=pod("first", OTHER), second=pod("second", SERVER))
+    directory.keep_pods([Key("shop", "second")], 2 * SECOND)
+    assert [seen(directory, OTHER, at) for at in (1.5, 2.5, 60)] == ["first", "first", OTHER]
+    assert seen(directory, SERVER, 60) == "second"
 
 
 def test_pods_of_this_node_are_named_from_the_moment_that_they_have_their_addresses() -> None:
@@ -293,7 +298,7 @@ def test_pods_of_this_node_are_named_from_the_moment_that_they_have_their_addres
     directory.take_pods({key: pod("fresh", OTHER)}, {key: None}, 4 * SECOND)
     assert seen(directory, OTHER, 5) == "fresh"
     take(directory, 6, fresh=None)
-    assert directory.owner(raw) is None
+    assert seen(directory, OTHER, 60) == OTHER
 
 
 def test_pods_on_the_nodes_network_and_finished_ones_name_nothing() -> None:
@@ -305,16 +310,17 @@ def test_pods_on_the_nodes_network_and_finished_ones_name_nothing() -> None:
     assert seen(directory, OTHER, 2) == OTHER
 
 
-@pytest.mark.parametrize("limit", ["_MOST_STRANGERS", "_MOST_RULES"])
+@pytest.mark.parametrize("limit", ["_MOST_STRANGERS", "_MOST_NUMBERS"])
 def test_addresses_and_rules_without_end_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     monkeypatch.setattr(names, limit, 10)
     lab = Lab()
-    lab.rules.find = lambda rule: [Key("shop", f"p{rule}")]
     for number in range(1, 50):
+        lab.learn({number: [f"p{number}"]})
         (record,) = lab.feed(verdict(f"203.0.113.{number}", SERVER, rule=number), at=number)
         assert record["src"] == {"instance": f"203.0.113.{number}"}
         assert record["policies"][0]["name"] == f"p{number}"
-    kept = (lab.directory._strangers, lab.directory._texts) if limit == "_MOST_STRANGERS" else (lab.rules._policies, lab.rules._texts)
+    rules = lab.annotations.rules
+    kept = (lab.directory._strangers, lab.directory._texts) if limit == "_MOST_STRANGERS" else (rules._policies, rules._texts)
     assert max(map(len, kept)) <= 10
 
 
@@ -346,7 +352,7 @@ class Kernel:
         else:
             self.ring.append(verdict(CLIENT, SERVER, count=1 + self.untold, time=self.since if self.untold else now))
             self.told_at, self.untold = now, 0
-        self.lab.untold[self.key] = (self.untold, self.since)
+        self.lab.untold[self.key] = (self.untold, self.since, 7)
 
     def read(self, at: float) -> list[dict[str, Any]]:
         records, self.ring = self.ring, []

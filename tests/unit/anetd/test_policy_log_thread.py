@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from agent.datapath.policy_rows import PolicyFlag, PolicyKey, PolicyRow, VerdictLoss
+from agent.datapath.abi import pack_address
+from agent.datapath.policy_rows import Direction, Isolation, PolicyFlag, PolicyKey, PolicyRow, VerdictLoss
 from agent.observe.events import Subject
 from agent.policy.inputs import Changes, Rows
+from agent.policy.terms import RuleRef
 from agent.policylog import aggregate, logger
 from agent.policylog.logger import PolicyLog
 from agent.policylog.writer import ACTIVE, Writer
@@ -41,8 +43,18 @@ class Ring:
     def losses(self) -> dict[VerdictLoss, int]:
         return {VerdictLoss.RING_FULL: self.lost, VerdictLoss.OVER_BUDGET: 0}
 
-    def untold(self, _key: bytes) -> tuple[int, int]:
-        return 0, 0
+    def untold(self, _key: bytes) -> tuple[int, int, int]:
+        return 0, 0, 0
+
+
+class Compiled:
+    """The compiler: rule 5 is a policy's, set 7 too."""
+
+    def rule(self, number: int) -> tuple[RuleRef, ...]:
+        return (RuleRef(Key("shop", "web"), Direction.INGRESS, 0),) if number == 5 else ()
+
+    def policies_in(self, number: int) -> tuple[Key, ...]:
+        return (Key("shop", "web"),) if number == 7 else ()
 
 
 class Told:
@@ -57,20 +69,20 @@ class Told:
 
 
 class Running:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, deny_policies: bool = False) -> None:
         self.directory, self.ring, self.told = directory, Ring(), Told()
-        self.rules = {5: (Key("shop", "web"),)}
-        self.log = PolicyLog("demo-1", lambda rule: self.rules.get(rule, ()), self.told, writer=Writer(directory))
+        self.log = PolicyLog("demo-1", self.told, Writer(directory), deny_policies=deny_policies)
         pods = {
             Key("shop", name): Pod(Key("shop", name), "", (), (ip_address(at),), "demo-1") for name, at in (("a", CLIENT), ("b", SERVER))
         }
         rows = {PolicyKey(1, 1): PolicyRow(5, PolicyFlag.LOG), PolicyKey(2, 1): PolicyRow(6)}
         policies = {Key("shop", "web"): NetworkPolicy(Key("shop", "web"), "", Selector(), (), None)}
-        self.log.take(Changes(pods=pods, policies=policies), Rows({"policies": rows}))
+        isolation = {ip_address(SERVER): Isolation(7, 0)}
+        self.log.take(Changes(pods=pods, policies=policies), Rows({"policies": rows, "isolation": isolation}), Compiled())
         self.log.take_nodes({Key("", "demo-0"): Node("demo-0", (), (ip_address("172.30.0.10"),))})
 
     def configure(self, **logging: bool) -> None:
-        self.log.take(Changes(logging=Logging(**logging)), Rows())
+        self.log.take(Changes(logging=Logging(**logging)), Rows(), Compiled())
 
     def lines(self) -> list[dict[str, Any]]:
         path = self.directory / ACTIVE
@@ -109,12 +121,20 @@ def test_records_become_lines_with_the_names_that_the_loop_told(running: Running
     eventually(lambda: running.log.counts.lines["allow"] == 2)
 
 
-def test_a_rule_that_is_gone_when_its_record_is_read_is_still_named(running: Running) -> None:
-    running.rules.clear()
-    running.configure(allow=True)
-    running.ring.records.append(allowed())
-    running.log.start(running.ring)
-    assert eventually(running.lines)[0]["policies"] == [{"kind": "NetworkPolicy", "name": "web", "namespace": "shop"}]
+def test_denials_name_policies_only_where_that_is_asked_for(running: Running, tmp_path: Path) -> None:
+    asked = Running(tmp_path / "asked", deny_policies=True)
+    for one in (running, asked):
+        one.configure(deny=True)
+        one.log.start(one.ring)
+        one.ring.records.append(verdict(CLIENT, SERVER, time=time.monotonic_ns()))
+        eventually(lambda one=one: one.log._pipeline.open_windows == 1)  # type: ignore[misc]
+        one.log.stop()
+    assert ["policies" in one.lines()[0] for one in (running, asked)] == [False, True]
+
+
+def test_a_pod_that_is_gone_when_all_is_told_anew_names_nothing_later(running: Running) -> None:
+    running.log.take(Changes(), Rows(), Compiled(), everything=True)
+    assert json.loads(running.log._directory.name(pack_address(ip_address(CLIENT)), time.monotonic_ns() + 10**12)) == {"instance": CLIENT}
 
 
 def test_while_nothing_is_logged_nothing_is_read_and_it_begins_when_told(running: Running) -> None:
