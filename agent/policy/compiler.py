@@ -138,6 +138,8 @@ class Compiler:
             self._sets.refresh_all()
             affected |= dict.fromkeys(self._local)
         classes = self._space.settle()
+        if any(self._policies.is_logged(key) != (old is not None and old.record.log_allowed) for key, old in policies.items()):
+            self._rules.flags_changed()
         for key, old in policies.items():
             affected |= self._selected(key, old)
         for each in self._place(affected):
@@ -275,8 +277,7 @@ class Compiler:
     def _is_logged(self, refs: Iterable[RuleRef]) -> bool:
         if not self._logging.allow or not self._logging.delegate_allow:
             return self._logging.allow
-        found = (self._policies.by_key.get(ref.policy) for ref in refs)
-        return any(policy is not None and policy.record.log_allowed for policy in found)
+        return any(self._policies.is_logged(ref.policy) for ref in refs)
 
     def _isolate(self, affected: Iterable[Key]) -> tuple[dict[IPAddress, Isolation], tuple[IPAddress, ...]]:
         """The rows of `isolation` to put and to delete."""

@@ -61,6 +61,11 @@ class Policies:
         index = self._selecting.get(namespace)
         return tuple(sorted(index.match(labels), key=lambda key: key.name)) if index is not None else ()
 
+    def is_logged(self, key: Key) -> bool:
+        """Whether a policy's annotation asks for the log of what it allows."""
+        policy = self.by_key.get(key)
+        return policy is not None and policy.record.log_allowed
+
     def contributed(self, key: Key, direction: Direction, numbers: Mapping[PortName, int]) -> Contributed:
         """What a policy allows a pod with these named ports, with terms' ids for terms."""
         policy = self.by_key[key]

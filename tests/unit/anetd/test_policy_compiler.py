@@ -206,6 +206,21 @@ def test_rules_and_sets_that_are_gone_are_known_for_a_while() -> None:
     assert node.compiler.policies_in(isolation.ingress_set) == (key("a/web"),)
 
 
+def test_an_annotation_that_comes_goes_or_comes_back_with_the_policy_is_in_the_rows_each_time() -> None:
+    delegate = {"metadata": {"name": "default"}, "spec": {"cluster": {"allow": {"log": True, "delegate": True}}}}
+    asking = policy("a/web", log=True, **WEB_ONLY["spec"])
+    node = cluster(WEB_ONLY)
+    node.change(logging=delegate)
+
+    def flags() -> list[int]:
+        return [int(row.flags) for row in node.tables.policies.values()]
+
+    assert flags() == [0]
+    for document, expected in ((asking, [1]), (WEB_ONLY, [0]), (None, []), (asking, [1]), (None, []), (WEB_ONLY, [0])):
+        node.change(policies={"a/web": document})
+        assert flags() == expected
+
+
 def test_a_new_process_gives_the_same_numbers() -> None:
     def tables(order: int) -> dict[str, Any]:
         documents = [WEB_ONLY, policy("a/two", egress=[{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}], policyTypes=["Egress"])][::order]
