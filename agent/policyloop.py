@@ -56,7 +56,7 @@ class PolicyLoop:
         self.namespaces: Watcher[Namespace] = Watcher("namespaces", NAMESPACES, access, self._hear)
         self.policies: Watcher[NetworkPolicy] = Watcher("networkpolicies", POLICIES, access, self._hear)
         self.gate = PolicyGate(self._hear, self._why)
-        self._logging = Logging()
+        self._logging: Logging | None = Logging()
         self._logging_changed = False
         self._mine: dict[Key, Pod] = {}
         """Pods of this node's endpoints, as they were last known."""
@@ -84,6 +84,10 @@ class PolicyLoop:
         if self._thread is not None:
             self._thread.join(5.0)
 
+    def await_logging(self) -> None:
+        """Begin with nothing before `set_logging` was called: the rows say what is logged, and would be written twice."""
+        self._logging = None
+
     def set_logging(self, wanted: Logging) -> None:
         """What of verdicts is logged as of now. May be called from any thread."""
         self._logging = wanted
@@ -101,7 +105,7 @@ class PolicyLoop:
         while not self._stop.is_set():
             self.beat = time.monotonic()
             self._wake.clear()
-            if all(watcher.synced for watcher in self.watchers):
+            if self._logging is not None and all(watcher.synced for watcher in self.watchers):
                 if self._round(tables, quiet):
                     retry = _RETRY_SECONDS[0]
                 else:

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from agent.datapath.abi import IPAddress
 from agent.observe.policy_documents import View
@@ -34,13 +34,23 @@ log = logging.getLogger(__name__)
 Warn = Callable[[Trouble], None]
 
 
+class Follower(Protocol):
+    """Who hears of each round between its compiling and its writing."""
+
+    def take(self, changes: Changes, rows: Rows, compiled: Compiler, /, *, everything: bool) -> None:
+        """What changed (`everything`: and there is no more than that), and the rows that follow. The compiler is asked here or never."""
+
+
 class PolicySynchronizer:
     """One node's policy tables."""
 
-    def __init__(self, datapath: AgentDatapath, metrics: PolicyMetrics, warn: Warn = lambda _: None) -> None:
+    def __init__(
+        self, datapath: AgentDatapath, metrics: PolicyMetrics, warn: Warn = lambda _: None, follower: Follower | None = None
+    ) -> None:
         self.metrics = metrics
         self._datapath = datapath
         self._warn = warn
+        self._follower = follower
         self._tables: Mapping[str, Table] = {name: getattr(datapath, name) for name in POLICY_TABLES}
         metrics.revision = datapath.policy_generation()
         metrics.capacity = {name: table.max_entries for name, table in self._tables.items()}
@@ -63,7 +73,7 @@ class PolicySynchronizer:
             self._compiler = compiler = Compiler(self._limits())
             self._pods = {}
             self._remember(everything)
-            wanted = self._compile(compiler, everything)
+            wanted = self._compile(compiler, everything, everything=True)
             self._rows = {name: standing(wanted, name) for name in POLICY_TABLES}
             self._write(compare(wanted, {name: dict(table.items()) for name, table in self._tables.items()}))
             self._report(compiler)
@@ -111,10 +121,12 @@ class PolicySynchronizer:
         for pod in [pod for pod, addresses in changes.endpoints.items() if not addresses]:
             self._pods.pop(pod, None)
 
-    def _compile(self, compiler: Compiler, changes: Changes) -> Rows:
+    def _compile(self, compiler: Compiler, changes: Changes, *, everything: bool = False) -> Rows:
         began = time.monotonic()
         rows = compiler.apply(changes)
         self.metrics.compiled(time.monotonic() - began)
+        if self._follower is not None:
+            self._follower.take(changes, rows, compiler, everything=everything)
         return rows
 
     def _write(self, rows: Rows) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from agent.cni.commands import PodDatapath
 from agent.datapath.abi import Backend, DropCount, DropKey
 from agent.datapath.maps import Usage
-from agent.datapath.policy_rows import PolicyCount, PolicyCountKey, Verdict, VerdictLoss
+from agent.datapath.policy_rows import PolicyCount, PolicyCountKey, VerdictLoss
 from agent.datapath.programs import DatapathConfig
 
 
@@ -46,8 +46,8 @@ class PolicyCounts(Protocol):
 class Verdicts(Protocol):
     """What of `agent.datapath.verdicts.VerdictReader` is used."""
 
-    def read(self) -> Iterator[Verdict]: ...
-    def read_rest(self) -> Iterator[Verdict]: ...
+    def records(self, most: int, /) -> Sequence[bytes]: ...
+    def untold(self, key: bytes, /) -> tuple[int, int, int]: ...
     def close(self) -> None: ...
 
 

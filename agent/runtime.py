@@ -40,9 +40,13 @@ from agent.datapath.programs import AttachMode, DatapathConfig, MapSizes, Routin
 from agent.datapath.socketlb import SocketLB
 from agent.edges import Edges
 from agent.observe.kube_proxy import ProxyState
+from agent.policylog.control import LoggingControl
+from agent.policylog.logger import PolicyLog
+from agent.policylog.writer import DIRECTORY as POLICY_LOG
+from agent.policylog.writer import Writer
 from agent.policyloop import PolicyLoop
 from agent.policysync import PolicySynchronizer
-from agent.ports import AgentDatapath, OpenDatapath
+from agent.ports import AgentDatapath, OpenDatapath, Verdicts
 from agent.reconcile.applier import ApplyError
 from agent.services.hostports import HostPort
 from agent.sync import Synchronizer
@@ -82,6 +86,7 @@ class Paths:
     bpffs: Path = Path("/sys/fs/bpf")
     cgroups: Path = socketlb.CGROUP_MOUNT
     service_account: Path = SERVICE_ACCOUNT
+    policy_log: Path = POLICY_LOG
     objects: Path = field(default_factory=lambda: Path(__file__).resolve().parent / "objects")
 
 
@@ -100,6 +105,7 @@ class Serving:
     pods: PodNetwork
     tables: Synchronizer
     policies: PolicySynchronizer
+    verdicts: Verdicts
 
 
 class Agent:
@@ -128,11 +134,14 @@ class Agent:
         self.slices = Watcher("endpointslices", SLICES, access, self._wake.set)
         self.policy = PolicyLoop(access, self._wake.set)
         self.edges = Edges(config, node_name, access, self._proxy_state, self.nodes.snapshot)
+        self.policy_log = PolicyLog(node_name, self.edges.events, Writer(paths.policy_log), deny_policies=config.policy_log_deny_policies)
+        self.logging = LoggingControl(access, node_name, self.nodes.snapshot, self.edges.events, self.policy.set_logging)
+        self.policy.await_logging()
 
     @property
     def watchers(self) -> tuple[Watcher[Any], ...]:
         """Every watch."""
-        return (*self._mine, *self.policy.watchers)
+        return (*self._mine, *self.policy.watchers, self.logging.watcher)
 
     @property
     def _mine(self) -> tuple[Watcher[Any], ...]:
@@ -164,6 +173,7 @@ class Agent:
             if own is None:
                 return
             self.serving = serving = self._begin(own, stack)
+            stack.callback(self.policy_log.stop)
             stack.callback(self.policy.stop)
             self.policy.start(serving.policies)
             server = Server(self._paths.run / "cni.sock", self._perform, self._observe)
@@ -222,7 +232,10 @@ class Agent:
         pods = PodNetwork(store, Allocator(own.pod_cidrs), datapath, nl, mtu=mtu, gate=self.policy.gate, publish=_publisher(tables))
         datapath.pod_namespaces = lambda: [record.netns for record in pods.records()]
         pods.restore()
-        return Serving(own, host, mtu, datapath, pods, tables, PolicySynchronizer(datapath, self.edges.policy, self.edges.misfit))
+        verdicts = datapath.read_verdicts()
+        stack.callback(verdicts.close)
+        policies = PolicySynchronizer(datapath, self.edges.policy, self.edges.misfit, self.policy_log)
+        return Serving(own, host, mtu, datapath, pods, tables, policies, verdicts)
 
     def _attach_sockets(self, datapath: AgentDatapath) -> SocketLB:
         if not self.config.socket_lb:
@@ -280,7 +293,9 @@ class Agent:
             self._wake.wait(max(0.0, housekeeping - time.monotonic()))
 
     def _reconcile(self, serving: Serving) -> bool:
-        if self.nodes.take() or self._routes_due or not self.ready:
+        changed = self.nodes.take()
+        self.policy_log.take_nodes(changed)
+        if changed or self._routes_due or not self.ready:
             self._routes_due = True
             self._check_own_node(serving.own)
         try:
@@ -326,6 +341,7 @@ class Agent:
     def _open_for_business(self, serving: Serving) -> None:
         install_plugin(self._paths.objects / "anetd-cni", self._paths.cni_bin / "anetd-cni")
         install_config(self._paths.cni_config)
+        self.policy_log.start(serving.verdicts, serving.datapath.verdict_losses)
         self.ready = True
         self.waiting_for = ""
         # What lives now lives as long as the process: the collector need not look at it again.

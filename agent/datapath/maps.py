@@ -215,6 +215,10 @@ class PerCpuTable(Generic[K, V]):
         for key, copies in _raw_items(self.fd, self._key.size, self._stride * self._cpus):
             yield self._key.unpack(key), self._combine(self._split(copies))
 
+    def raw_get(self, key: bytes) -> V | None:
+        """As `get`, by the key's bytes."""
+        return self._read(key)
+
     def parts(self, key: K) -> list[V]:
         """The row's copies, one a possible CPU; none if there is no such row."""
         return self._parts(self._key.pack(key))

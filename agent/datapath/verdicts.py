@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 from agent.datapath.maps import PerCpuTable
 from agent.datapath.policy_rows import VERDICT_SIZE, Denial, DenialKey, Verdict, unpack_verdict
@@ -16,6 +17,8 @@ from agent.datapath.ringbuf import RingBuffer
 
 SILENCE_NS = 2_000_000_000
 """How long nothing was denied until the rest is told: by then the programs would have told it themselves with the next packet."""
+
+_KEY_PADDING = bytes(4)
 
 
 class VerdictReader:
@@ -53,6 +56,16 @@ class VerdictReader:
                     rule=0,
                     count=denial.untold,
                 )
+
+    def records(self, most: int) -> list[bytes]:
+        """As `read`, `most` at most, as the ring has them: for whoever reads very many."""
+        return list(islice(self._ring.read(), most))
+
+    def untold(self, key: bytes) -> tuple[int, int, int]:
+        """Of a connection (both addresses, the destination's port, protocol, direction, in a record's bytes): denied packets that no record
+        stands for, the time of the first, and the set that denied; zeros if there are none."""
+        found = self._denials.raw_get(key + _KEY_PADDING)
+        return (found.untold, found.untold_since, found.set) if found is not None and found.untold else (0, 0, 0)
 
     def close(self) -> None:
         """Stop reading; records stay in the ring for the next reader."""

@@ -15,6 +15,7 @@ from agent.observe import policy_documents
 from agent.observe.flows import flows
 from agent.observe.httpd import METRICS, Answer, Page
 from agent.observe.metrics import CniMetrics, family, resident_bytes
+from agent.policylog.settings import describe
 from agent.runtime import Agent
 
 
@@ -49,10 +50,22 @@ def status(agent: Agent, cni: CniMetrics) -> dict[str, Any]:
         "refusedPorts": {str(port): why for port, why in sorted(agent.edges.refused.items())},
         "frontends": serving.tables.frontends if serving else 0,
         "policies": _policies(agent),
+        "policyLog": _policy_log(agent),
         "drops": [
             {"reason": reason, "direction": direction, "packets": packets, "bytes": size}
             for reason, direction, packets, size in _drops(agent)
         ],
+    }
+
+
+def _policy_log(agent: Agent) -> dict[str, Any]:
+    counts = agent.policy_log.counts
+    return {
+        "logged": describe(agent.logging.logging),
+        "reading": counts.ready,
+        "written": sum(counts.lines.values()),
+        "lost": {reason: count for reason, count in counts.dropped.items() if count},
+        "trouble": agent.policy_log.trouble,
     }
 
 
@@ -180,6 +193,7 @@ def metrics(agent: Agent, cni: CniMetrics) -> Page:
             *family("anetd_drop_bytes_total", "counter", "Bytes dropped.", [(labels(r, d), size) for r, d, _, size in drops]),
             *cni.render(),
             *agent.edges.render(),
+            *agent.policy_log.counts.render(),
         ]
         return Answer(200, "\n".join(lines) + "\n", METRICS)
 

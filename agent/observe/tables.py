@@ -76,6 +76,7 @@ def status(document: Mapping[str, Any]) -> str:
         ("frontends", document["frontends"]),
         ("policies", _policies(document["policies"])),
         ("ports refused", "; ".join(f"{port}: {why}" for port, why in document["refusedPorts"].items()) or "none"),
+        ("policy log", _policy_log(document["policyLog"])),
         ("memory", f"{document['memoryBytes'] / (1 << 20):.1f} MiB"),
     ]
     width = max(len(name) for name, _ in facts)
@@ -91,6 +92,11 @@ def _policies(row: Mapping[str, Any]) -> str:
         return "as an earlier agent left them"
     closed = f", {row['doNotFit']} do not fit and close {row['podsClosed']} pods" if row["doNotFit"] else ""
     return f"{row['selectingPods']} select pods of this node, revision {row['revision']}{closed}{row['trouble'] and '; ' + row['trouble']}"
+
+
+def _policy_log(row: Mapping[str, Any]) -> str:
+    lost = ", ".join(f"{count} lost ({reason})" for reason, count in row["lost"].items())
+    return "; ".join(part for part in (row["logged"], f"{row['written']} written" if row["reading"] else "", lost, row["trouble"]) if part)
 
 
 def _api_state(row: Mapping[str, Any]) -> str:

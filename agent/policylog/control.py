@@ -16,29 +16,30 @@ log = logging.getLogger(__name__)
 
 
 class LoggingControl:
-    """What is to be logged. `take` is the loop's; `on_change` wakes it."""
+    """What is to be logged. `follow` is called with it when the objects are known, and whenever it is another thing."""
 
     def __init__(
-        self, access: Access, node_name: str, nodes: Callable[[], Mapping[Key, Node]], events: Events, on_change: Callable[[], None]
+        self, access: Access, node_name: str, nodes: Callable[[], Mapping[Key, Node]], events: Events, follow: Callable[[Logging], None]
     ) -> None:
-        self.watcher: Watcher[NetworkLogging] = Watcher("networkloggings", RESOURCE, access, on_change)
+        self.watcher: Watcher[NetworkLogging] = Watcher("networkloggings", RESOURCE, access, self._take)
         self.logging = Logging()
         """What is in force."""
+        self._follow = follow
         self._node_name = node_name
         self._nodes = nodes
         self._events = events
         self._begun = False
 
-    def take(self) -> Logging | None:
-        """What is in force from now on; None if that is what was before."""
+    def _take(self) -> None:
         before = self.logging
         self.logging, notices = settle(before, self.watcher.take())
         for notice in notices:
             # That an agent has read at its start what is as it was, is no news.
             if self._begun or notice.reason != UPDATED:
                 self._tell(notice)
-        begun, self._begun = self._begun, self._begun or self.watcher.synced
-        return self.logging if self.logging != before or not begun else None
+        if self.logging != before or not self._begun:
+            self._follow(self.logging)
+        self._begun = True
 
     def _tell(self, notice: Notice) -> None:
         log.info(notice.message, extra={"networkLogging": notice.subject.name, "reason": notice.reason})

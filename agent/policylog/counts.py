@@ -5,12 +5,13 @@ Counted by the log's thread, rendered by whoever is asked; single numbers, so no
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from agent.observe.metrics import family, header, sample
+from agent.observe import histogram
+from agent.observe.histogram import Histogram
+from agent.observe.metrics import family
 
 RATE_LIMIT, AGGREGATION_LIMIT = "rate_limit", "aggregation_limit"
 RING_FULL, OVER_BUDGET = "ring_full", "kernel_limit"
@@ -18,27 +19,10 @@ DISK_FULL, READ_ONLY, NOT_WRITTEN = "disk_full", "read_only", "write_error"
 DROP_REASONS = (RATE_LIMIT, AGGREGATION_LIMIT, RING_FULL, OVER_BUDGET, DISK_FULL, READ_ONLY, NOT_WRITTEN)
 UNREADABLE, NO_POLICY = "unreadable", "unknown_policy"
 ERROR_REASONS = (UNREADABLE, NO_POLICY)
-ALLOW_BUCKETS = (1e3, 5e3, 1e4, 2.5e4, 5e4, 1e5, 2.5e5, 5e5, 1e6, 5e6, 1e7)
+ALLOW_BUCKETS = (1000, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000, 10_000_000)
 """µs from the packet to the line."""
 DENY_BUCKETS = (5.0, 5.1, 5.25, 5.5, 6.0, 7.0, 10.0, 30.0)
 """Seconds likewise; of an aggregate from its first packet."""
-
-
-@dataclass(slots=True)
-class Distribution:
-    """Observations by upper bounds."""
-
-    bounds: Sequence[float]
-    sum: float = 0.0
-    counts: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.counts = [0] * (len(self.bounds) + 1)
-
-    def observe(self, value: float) -> None:
-        """Count one."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
 
 
 @dataclass(slots=True)
@@ -56,8 +40,8 @@ class Counts:
     errors: Counter[str] = field(default_factory=Counter)
     flows: Counter[str] = field(default_factory=Counter)
     """Allowed connections by what came of them: logged, or skipped since no policy that asks for the log allowed them."""
-    allow_latency: Distribution = field(default_factory=lambda: Distribution(ALLOW_BUCKETS))
-    deny_latency: Distribution = field(default_factory=lambda: Distribution(DENY_BUCKETS))
+    allow_latency: Histogram = field(default_factory=lambda: Histogram(ALLOW_BUCKETS))
+    deny_latency: Histogram = field(default_factory=lambda: Histogram(DENY_BUCKETS))
 
     def render(self) -> list[str]:
         """Lines of Prometheus' text."""
@@ -75,18 +59,10 @@ class Counts:
                 self.flows,
                 ("logged", "skipped"),
             ),
-            *_histogram("policy_logging_allow_latency_microseconds", "From a connection's first packet to its line.", self.allow_latency),
-            *_histogram("policy_logging_deny_latency_seconds", "From the first packet of a line to the line.", self.deny_latency),
+            *histogram.render("policy_logging_allow_latency_microseconds", "From the first packet to its line.", self.allow_latency),
+            *histogram.render("policy_logging_deny_latency_seconds", "From the first packet to its line.", self.deny_latency),
         ]
 
 
 def _by(name: str, text: str, label: str, counts: Counter[str], known: Sequence[str]) -> list[str]:
     return family(name, "counter", text, [({label: value}, counts[value]) for value in known])
-
-
-def _histogram(name: str, text: str, found: Distribution) -> list[str]:
-    lines, total = header(name, "histogram", text), 0
-    for bound, count in zip((*(f"{bound:g}" for bound in found.bounds), "+Inf"), found.counts, strict=True):
-        total += count
-        lines.append(sample(f"{name}_bucket", {"le": bound}, total))
-    return [*lines, sample(f"{name}_sum", {}, round(found.sum, 6)), sample(f"{name}_count", {}, total)]

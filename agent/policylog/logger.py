@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from agent.datapath.policy_rows import PolicyFlag, VerdictLoss
@@ -22,6 +22,7 @@ from agent.policylog.form import DISPOSITIONS, Clock
 from agent.policylog.names import Annotations, Directory, Numbers
 from agent.policylog.pipeline import Line, Pipeline
 from agent.policylog.writer import Writer
+from agent.ports import Verdicts
 from agent.watch.policy_records import Logging
 from agent.watch.records import Key, Node
 
@@ -31,19 +32,6 @@ TURN_SECONDS = 0.1
 READ_AT_ONCE = 500
 _FORGET_SECONDS = 10.0
 _LOSSES = {VerdictLoss.RING_FULL: RING_FULL, VerdictLoss.OVER_BUDGET: OVER_BUDGET}
-
-
-class Verdicts(Protocol):
-    """What of the kernel's ring is used."""
-
-    def read(self, most: int, /) -> Sequence[bytes]:
-        """Records that have not been read, `most` at most."""
-
-    def losses(self) -> Mapping[VerdictLoss, int]:
-        """Packets that no record stands for, since the tables were made."""
-
-    def untold(self, key: bytes, /) -> tuple[int, int, int]:
-        """See `agent.policylog.leftover.Untold`."""
 
 
 class Compiled(Protocol):
@@ -64,16 +52,19 @@ class PolicyLog:
         self._directory, self._annotations, self._sets = Directory(), Annotations(), Numbers() if deny_policies else None
         self._pipeline = Pipeline(node_name, self._directory, self._annotations, self.counts, sets=self._sets, untold=self._untold)
         self._verdicts: Verdicts | None = None
+        self._losses: Callable[[], Mapping[VerdictLoss, int]] = dict
         self._lock = threading.Lock()
         """Over the names and the pipeline: held for a turn, but not while lines are written."""
         self._wake, self._stop = threading.Event(), threading.Event()
         self._forget_at = 0.0
-        self._trouble = ""
+        self.trouble = ""
+        """What is wrong with the file, in words."""
         self._thread = threading.Thread(target=self._run, name="policylog", daemon=True)
 
-    def start(self, verdicts: Verdicts) -> None:
-        """Begin to read. What the loop knows by now names what an earlier agent left in the ring."""
-        self._verdicts = verdicts
+    def start(self, verdicts: Verdicts, losses: Callable[[], Mapping[VerdictLoss, int]]) -> None:
+        """Begin to read. What the loop knows by now names what an earlier agent left in the ring. `losses`: packets that no record stands
+        for, since the tables were made."""
+        self._verdicts, self._losses = verdicts, losses
         self._thread.start()
 
     def stop(self) -> None:
@@ -131,8 +122,8 @@ class PolicyLog:
     def _turn(self) -> None:
         if self._verdicts is None:
             return
-        records = self._verdicts.read(READ_AT_ONCE)
-        for loss, count in self._verdicts.losses().items():
+        records = self._verdicts.records(READ_AT_ONCE)
+        for loss, count in self._losses().items():
             self.counts.dropped[_LOSSES[loss]] = count
         with self._lock:
             now = time.monotonic_ns()
@@ -150,11 +141,11 @@ class PolicyLog:
             self.counts.lines[DISPOSITIONS[line.allowed]] += 1
         if reason:
             self.counts.dropped[reason] += len(lines) - written
-        if self._writer.trouble != self._trouble:
-            self._trouble = self._writer.trouble
-            if self._trouble:
-                log.warning("the policy log cannot be written; what is lost is counted", extra={"error": self._trouble})
-                message = f"The network policy log of node {self._node_name} cannot be written: {self._trouble}"
+        if self._writer.trouble != self.trouble:
+            self.trouble = self._writer.trouble
+            if self.trouble:
+                log.warning("the policy log cannot be written; what is lost is counted", extra={"error": self.trouble})
+                message = f"The network policy log of node {self._node_name} cannot be written: {self.trouble}"
                 self._events.warn(Subject("Node", Key("", self._node_name), self._node_name), "PolicyLogNotWritten", message)
             else:
                 log.info("the policy log is written again")

@@ -39,6 +39,8 @@ class _Held:
 
     pod: Pod | None = None
     endpoint: tuple[bytes, ...] = ()
+    workload: tuple[str, str] = ("", "")
+    """As last known: a pod may outlive its object."""
 
 
 class Directory:
@@ -66,8 +68,9 @@ class Directory:
             if key in endpoints:
                 held.endpoint = tuple(map(pack_address, endpoints[key] or ()))
             pod = held.pod
+            held.workload = pod.workload if pod is not None else held.workload
             of_pod = () if pod is None or pod.host_network or pod.finished else tuple(map(pack_address, pod.addresses))
-            self._hold(key, tuple(dict.fromkeys((*held.endpoint, *of_pod))), pod_name(key, pod.workload if pod else ("", "")), now)
+            self._hold(key, tuple(dict.fromkeys((*held.endpoint, *of_pod))), pod_name(key, held.workload), now)
             if pod is None and not held.endpoint:
                 del self._pods[key]
 

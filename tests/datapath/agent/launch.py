@@ -32,5 +32,6 @@ if __name__ == "__main__":
         cgroups=directory / "cgroup",
         service_account=directory / "account",
         objects=directory / "objects",
+        policy_log=directory / "network",
     )
     os._exit(run_agent(directory / "config.json", paths, open_small))

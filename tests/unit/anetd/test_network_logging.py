@@ -117,12 +117,15 @@ def access(api: FakeApi) -> Access:
     return Access(api.url, api.directory / "token", api.directory / "ca.crt")
 
 
-def follow(api: FakeApi, node: str, told: Told) -> LoggingControl:
-    nodes = {Key("", name): Node(name, (), (), ready=True) for name in ("node-a", "node-b")}
-    control = LoggingControl(access(api), node, lambda: nodes, told, lambda: None)
-    control.watcher.start()
-    eventually(lambda: control.watcher.synced)
-    return control
+class Following:
+    """An agent's control, and what its loop was told."""
+
+    def __init__(self, api: FakeApi, node: str) -> None:
+        self.told, self.heard = Told(), list[Logging]()
+        nodes = {Key("", name): Node(name, (), (), ready=True) for name in ("node-a", "node-b")}
+        self.control = LoggingControl(access(api), node, lambda: nodes, self.told, self.heard.append)
+        self.control.watcher.start()
+        eventually(lambda: self.heard)
 
 
 def eventually(probe: Any, within: float = 30.0) -> Any:
@@ -135,23 +138,29 @@ def eventually(probe: Any, within: float = 30.0) -> Any:
 
 def test_changes_come_to_every_agent_and_are_told_by_that_of_the_first_ready_node(api: FakeApi) -> None:
     api.put(PATH, document(allow=side(True)))
-    first, second = Told(), Told()
-    a, b = follow(api, "node-a", first), follow(api, "node-b", second)
-    assert (a.take(), b.take()) == (ALLOW, ALLOW)
-    assert first.events == []  # it was so before the agent was
+    a, b = Following(api, "node-a"), Following(api, "node-b")
+    assert (a.heard, b.heard, a.told.events) == ([ALLOW], [ALLOW], [])  # it was so before the agent was
     api.put(PATH, document(deny=side(True)))
-    assert eventually(a.take) == Logging(deny=True)
-    assert eventually(b.take) == Logging(deny=True)
     api.put(PATH, document("second", "u-2"))
-    eventually(lambda: a.take() is None and len(first.events) == 2)
-    subjects = [(kind, subject.key.name, subject.uid, reason) for kind, subject, reason in first.events]
+    eventually(lambda: len(a.told.events) == 2)
+    subjects = [(kind, subject.key.name, subject.uid, reason) for kind, subject, reason in a.told.events]
     assert subjects == [("Normal", "default", "u-1", "UpdateNetworkLogging"), ("Warning", "second", "u-2", "InvalidNetworkLogging")]
-    assert {(subject.kind, subject.api_version) for _, subject, _ in first.events} == {("NetworkLogging", "networking.gke.io/v1alpha1")}
+    assert {(subject.kind, subject.api_version) for _, subject, _ in a.told.events} == {("NetworkLogging", "networking.gke.io/v1alpha1")}
     api.remove(PATH, "default")
-    assert eventually(a.take) == Logging()
-    assert second.events == []
-    a.watcher.stop()
-    b.watcher.stop()
+    for each in (a, b):
+        eventually(lambda each=each: len(each.heard) == 3)
+        assert each.heard == [ALLOW, Logging(deny=True), Logging()]
+        assert each.control.logging == Logging()
+        each.control.watcher.stop()
+    assert b.told.events == []
+
+
+def test_a_cluster_without_the_object_or_the_kind_is_told_to_the_loop_too(api: FakeApi) -> None:
+    for _ in range(2):
+        one = Following(api, "node-a")
+        assert one.heard == [Logging()]
+        one.control.watcher.stop()
+        api.objects.pop(PATH, None)
 
 
 def test_a_server_without_the_kind_is_no_trouble(api: FakeApi, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -295,6 +295,8 @@ def test_pods_of_this_node_are_named_from_the_moment_that_they_have_their_addres
     assert json.loads(directory.name(raw, SECOND)) == {"pod_name": "fresh", "pod_namespace": "shop", "namespace": "shop"}
     directory.take_pods({key: pod("fresh")}, {}, 2 * SECOND)  # its status has no address yet
     assert json.loads(directory.name(raw, 3 * SECOND))["workload_name"] == "web"
+    directory.take_pods({key: None}, {}, 3 * SECOND)  # deleted by force, and its sandbox goes on
+    assert json.loads(directory.name(raw, 3 * SECOND))["workload_name"] == "web"
     directory.take_pods({key: pod("fresh", OTHER)}, {key: None}, 4 * SECOND)
     assert seen(directory, OTHER, 5) == "fresh"
     take(directory, 6, fresh=None)
@@ -463,7 +465,7 @@ def test_everything_that_is_counted_is_shown_under_gkes_names() -> None:
         'policy_logging_error_count{reason="unreadable"} 0',
         'policy_logging_allow_latency_microseconds_bucket{le="5000"} 1',
         "policy_logging_allow_latency_microseconds_sum 2000.0",
-        'policy_logging_deny_latency_seconds_bucket{le="6"} 1',
+        'policy_logging_deny_latency_seconds_bucket{le="6.0"} 1',
         "policy_logging_deny_latency_seconds_count 1",
     ):
         assert expected in text.splitlines()

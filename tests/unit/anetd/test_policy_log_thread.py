@@ -31,12 +31,12 @@ class Ring:
     """The kernel's side."""
 
     def __init__(self) -> None:
-        self.records: list[bytes] = []
+        self.waiting: list[bytes] = []
         self.lost = 0
         self.reads: list[int] = []
 
-    def read(self, most: int) -> list[bytes]:
-        taken, self.records = self.records[:most], self.records[most:]
+    def records(self, most: int) -> list[bytes]:
+        taken, self.waiting = self.waiting[:most], self.waiting[most:]
         self.reads.append(len(taken))
         return taken
 
@@ -45,6 +45,9 @@ class Ring:
 
     def untold(self, _key: bytes) -> tuple[int, int, int]:
         return 0, 0, 0
+
+    def close(self) -> None:
+        raise AssertionError("the one who opened it closes it")
 
 
 class Compiled:
@@ -111,9 +114,9 @@ def allowed(source: str = CLIENT, rule: int = 5) -> bytes:
 
 def test_records_become_lines_with_the_names_that_the_loop_told(running: Running) -> None:
     running.configure(allow=True)
-    running.log.start(running.ring)
+    running.log.start(running.ring, running.ring.losses)
     began = time.time()
-    running.ring.records += [allowed(), allowed("172.30.0.10")]
+    running.ring.waiting += [allowed(), allowed("172.30.0.10")]
     first, second = eventually(lambda: len(running.lines()) == 2 and running.lines())
     assert (first["src"]["pod_name"], first["dest"]["pod_name"], first["policies"][0]["name"]) == ("a", "b", "web")
     assert second["src"] == {"node_name": "demo-0", "workload_kind": "Node"}
@@ -125,8 +128,8 @@ def test_denials_name_policies_only_where_that_is_asked_for(running: Running, tm
     asked = Running(tmp_path / "asked", deny_policies=True)
     for one in (running, asked):
         one.configure(deny=True)
-        one.log.start(one.ring)
-        one.ring.records.append(verdict(CLIENT, SERVER, time=time.monotonic_ns()))
+        one.log.start(one.ring, one.ring.losses)
+        one.ring.waiting.append(verdict(CLIENT, SERVER, time=time.monotonic_ns()))
         eventually(lambda one=one: one.log._pipeline.open_windows == 1)  # type: ignore[misc]
         one.log.stop()
     assert ["policies" in one.lines()[0] for one in (running, asked)] == [False, True]
@@ -138,11 +141,11 @@ def test_a_pod_that_is_gone_when_all_is_told_anew_names_nothing_later(running: R
 
 
 def test_while_nothing_is_logged_nothing_is_read_and_it_begins_when_told(running: Running) -> None:
-    running.log.start(running.ring)
+    running.log.start(running.ring, running.ring.losses)
     time.sleep(0.1)
     assert running.ring.reads == []
     assert not running.log.counts.ready
-    running.ring.records.append(allowed())
+    running.ring.waiting.append(allowed())
     running.configure(allow=True)
     eventually(running.lines)
     assert running.log.counts.ready
@@ -159,12 +162,12 @@ def test_what_is_denied_is_written_when_its_window_ends_and_at_the_end_of_the_ag
     running.log._pipeline._windows._window = 10**8
     assert aggregate.WINDOW == 5 * 10**9
     running.configure(deny=True)
-    running.log.start(running.ring)
-    running.ring.records += [verdict(CLIENT, SERVER, (port, 80), time=time.monotonic_ns()) for port in (1, 2, 3)]
+    running.log.start(running.ring, running.ring.losses)
+    running.ring.waiting += [verdict(CLIENT, SERVER, (port, 80), time=time.monotonic_ns()) for port in (1, 2, 3)]
     (record,) = eventually(running.lines)
     assert (record["count"], record["disposition"]) == (3, "deny")
     running.log._pipeline._windows._window = 10**12
-    running.ring.records.append(verdict(CLIENT, SERVER, (1, 81), time=time.monotonic_ns()))
+    running.ring.waiting.append(verdict(CLIENT, SERVER, (1, 81), time=time.monotonic_ns()))
     eventually(lambda: running.log._pipeline.open_windows == 1)
     running.log.stop()
     assert [each["connection"]["dest_port"] for each in running.lines()] == [80, 81]
@@ -172,10 +175,10 @@ def test_what_is_denied_is_written_when_its_window_ends_and_at_the_end_of_the_ag
 
 def test_a_turn_takes_so_many_records_and_no_more_and_what_the_kernel_lost_is_shown(running: Running) -> None:
     running.configure(allow=True)
-    running.ring.records = [allowed() for _ in range(1200)]
+    running.ring.waiting = [allowed() for _ in range(1200)]
     running.ring.lost = 77
-    running.log.start(running.ring)
-    eventually(lambda: not running.ring.records)
+    running.log.start(running.ring, running.ring.losses)
+    eventually(lambda: not running.ring.waiting)
     assert running.ring.reads[:3] == [500, 500, 200]
     eventually(lambda: len(running.lines()) + running.log.counts.dropped["rate_limit"] == 1200)
     assert running.log.counts.dropped["ring_full"] == 77
@@ -184,8 +187,8 @@ def test_a_turn_takes_so_many_records_and_no_more_and_what_the_kernel_lost_is_sh
 def test_a_disk_that_cannot_be_written_is_an_event_and_a_count_until_it_can(running: Running) -> None:
     running.directory.write_text("no directory")
     running.configure(allow=True)
-    running.log.start(running.ring)
-    running.ring.records.append(allowed())
+    running.log.start(running.ring, running.ring.losses)
+    running.ring.waiting.append(allowed())
     eventually(lambda: running.log.counts.dropped["write_error"] == 1)
     ((reason, message),) = eventually(lambda: running.told.events)
     assert reason == "PolicyLogNotWritten"
@@ -193,7 +196,7 @@ def test_a_disk_that_cannot_be_written_is_an_event_and_a_count_until_it_can(runn
     running.directory.unlink()
 
     def goes_on() -> list[dict[str, Any]]:
-        running.ring.records.append(allowed())
+        running.ring.waiting.append(allowed())
         time.sleep(0.1)
         return running.lines()
 
@@ -203,9 +206,9 @@ def test_a_disk_that_cannot_be_written_is_an_event_and_a_count_until_it_can(runn
 
 def test_whatever_goes_wrong_the_thread_goes_on(running: Running, caplog: pytest.LogCaptureFixture) -> None:
     running.configure(allow=True)
-    read, running.ring.read = running.ring.read, lambda _most: 1 / 0  # type: ignore[assignment]
-    running.log.start(running.ring)
+    read, running.ring.records = running.ring.records, lambda _most: 1 / 0  # type: ignore[assignment]
+    running.log.start(running.ring, running.ring.losses)
     eventually(lambda: caplog.records)
-    running.ring.read = read  # type: ignore[method-assign]
-    running.ring.records.append(allowed())
+    running.ring.records = read  # type: ignore[method-assign]
+    running.ring.waiting.append(allowed())
     eventually(running.lines)
