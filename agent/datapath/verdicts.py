@@ -1,61 +1,35 @@
 """NetworkPolicy's verdicts as the programs tell them: records from the ring, and what of denials was only counted so far.
 
 Each CPU tells a denial that goes on once a second, with the sum of its packets, when one more of them comes. When none comes the rest
-stays in `denials` until somebody asks: so the packets of all verdicts read here, those lost (`Datapath.verdict_losses`), and what waits
-in the table are together all that were denied and were to be logged.
+stays in `denials` until somebody asks: so the packets of all verdicts read here, those lost (`Datapath.verdict_losses`), and what is
+untold in the table are together all that were denied and were to be logged.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 
 from agent.datapath.maps import PerCpuTable
 from agent.datapath.policy_rows import VERDICT_SIZE, Denial, DenialKey, Verdict, unpack_verdict
 from agent.datapath.ringbuf import RingBuffer
 
-SILENCE_NS = 2_000_000_000
-"""How long nothing was denied until the rest is told: by then the programs would have told it themselves with the next packet."""
-
 _KEY_PADDING = bytes(4)
 
 
 class VerdictReader:
-    """The one reader of the ring. Nothing waits: call `read` some ten times a second, `read_rest` once in a second or two."""
+    """The one reader of the ring. Nothing waits: come by some ten times a second."""
 
-    def __init__(self, ring_fd: int, denials: PerCpuTable[DenialKey, Denial], now: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(self, ring_fd: int, denials: PerCpuTable[DenialKey, Denial]) -> None:
         """The file descriptors stay the caller's. Raises `OSError`."""
         self._ring = RingBuffer(ring_fd)
         self._denials = denials
-        self._now = now
 
     def read(self) -> Iterator[Verdict]:
         """Every record that is there, oldest first by CPU. One of another size, as a newer program may send, is passed over."""
         for record in self._ring.read():
             if len(record) == VERDICT_SIZE:
                 yield unpack_verdict(record)
-
-    def read_rest(self) -> Iterator[Verdict]:
-        """What was denied and not told, of connections that have fallen silent, without source ports (0). Their rows go."""
-        now = self._now()
-        silent = [(key, denial) for key, denial in self._denials.items() if now - denial.told_at >= SILENCE_NS]
-        self._denials.delete_many(key for key, _ in silent)
-        for key, denial in silent:
-            if denial.untold:
-                yield Verdict(
-                    denial.untold_since,
-                    key.source,
-                    key.destination,
-                    0,
-                    key.destination_port,
-                    key.protocol,
-                    key.direction,
-                    allowed=False,
-                    set=denial.set,
-                    rule=0,
-                    count=denial.untold,
-                )
 
     def records(self, most: int) -> list[bytes]:
         """As `read`, `most` at most, as the ring has them: for whoever reads very many."""
