@@ -12,7 +12,7 @@ from scapy.layers.l2 import ARP, Ether
 
 from agent.datapath.announce import announce, frame
 
-from .lab import checksums_hold, in_namespace, namespace, sh
+from .lab import NAMESPACE, checksums_hold, in_namespace, namespace, sh
 
 MAC = "02:00:00:00:00:de"
 
@@ -32,7 +32,7 @@ def test_an_advertisement_is_unsolicited_and_overrides() -> None:
 
 
 def test_a_neighbour_that_knew_another_node_learns_at_once() -> None:
-    with namespace(), in_namespace("dp-lab"):
+    with namespace(), in_namespace(NAMESPACE):
         sh("ip addr add 198.19.0.1/24 dev eth0p && ip addr add 2001:db8::1/64 dev eth0p nodad")
         addresses = [ip_address("198.19.0.200"), ip_address("2001:db8::c8")]
         for address in addresses:

@@ -34,7 +34,7 @@ def test_pods_reach_pods_with_their_own_address(net: Topology, client: str, serv
 @pytest.mark.parametrize(("client", "server"), PEERS[:3])
 @pytest.mark.parametrize("size", [56, 4000])
 def test_ping_between_pods_whole_and_in_fragments(net: Topology, client: str, server: str, family: int, size: int) -> None:
-    assert "1 received" in net.ping(client, PODS[server].address[family], size=size)
+    assert net.answers_ping(client, PODS[server].address[family], size=size)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -72,7 +72,7 @@ def test_outside_sees_the_node_and_a_port_of_its_range(net: Topology, family: in
 @pytest.mark.parametrize("size", [56, 4000])
 def test_ping_to_the_outside(net: Topology, family: int, size: int) -> None:
     for client in ("dp-p0", "dp-p1"):
-        assert "1 received" in net.ping(client, GATEWAY[family], size=size)
+        assert net.answers_ping(client, GATEWAY[family], size=size)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -91,8 +91,7 @@ def test_a_closed_port_outside_refuses_at_once(net: Topology, family: int) -> No
 def test_path_mtu_of_the_outside_is_learnt_behind_the_masquerade(net: Topology, family: int) -> None:
     assert net.ask("dp-p0", "tcp", FAR[family], size=200_000).endswith(" 200000")
     inside("dp-p0", "ip route flush cache")
-    net.ping("dp-p0", FAR[family], size=1380, options="-M do")
-    assert "1300" in net.ping("dp-p0", FAR[family], size=1380, options="-M do")
+    assert any("1300" in net.ping("dp-p0", FAR[family], size=1380, options="-M do") for _ in range(15))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -172,8 +171,8 @@ def test_a_source_address_of_another_is_dropped_and_counted(net: Topology, famil
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_traceroute_sees_the_node_as_a_hop_to_the_outside(net: Topology, family: int) -> None:
-    answer = net.ping("dp-p0", FAR[family], options="-t 1")
-    assert "Time to live exceeded" in answer or "Hop limit" in answer
+    answers = (net.ping("dp-p0", FAR[family], options="-t 1") for _ in range(15))
+    assert any("Time to live exceeded" in answer or "Hop limit" in answer for answer in answers)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -193,7 +192,7 @@ def test_an_isolated_pod_is_reached_by_its_own_node_alone_and_gets_its_answers(n
         for kind in ("tcp", "udp"):
             assert net.ask("dp-n0", kind, pod.address[family]).split()[0] == node.address[family]
             assert net.ask("dp-p0", kind, node.address[family]).split()[0] == pod.address[family]
-        assert any("1 received" in net.ping("dp-n0", pod.address[family]) for _ in range(5))
+        assert net.answers_ping("dp-n0", pod.address[family])
 
     assert set(answers(30).values()) == {True}
     holder.call(do="isolate", address=pod.address[family])
@@ -213,15 +212,18 @@ def test_an_isolated_pod_is_reached_by_its_own_node_alone_and_gets_its_answers(n
 def test_streams_lose_nothing_when_the_agent_is_killed_and_comes_back(net: Topology) -> None:
     streams = [
         subprocess.Popen(
-            ["ip", "netns", "exec", "dp-p0", sys.executable, str(TRAFFIC), "count", target, str(PORT), "4", kind],
-            stdout=subprocess.PIPE, text=True,
+            ["ip", "netns", "exec", "dp-p0", sys.executable, str(TRAFFIC), "count", target, str(PORT), kind],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         for target in (PODS["dp-p2"].address[4], PODS["dp-p1"].address[6], GATEWAY[4])
         for kind in ("tcp", "udp")
     ]  # fmt: skip
+    for stream in streams:
+        assert stream.stdout is not None
+        assert stream.stdout.readline().strip() == "running"
     for node in NODES:
         net.holders[node].kill()
         net.start(node)
     for stream in streams:
-        sent, received = map(int, stream.communicate(timeout=20)[0].split())
-        assert received == sent > 100
+        sent, received = map(int, stream.communicate(timeout=120)[0].split())
+        assert received == sent > 1

@@ -212,6 +212,10 @@ class Topology:
     def ping(self, client: str, address: str, *, size: int = 56, options: str = "") -> str:
         return inside(client, f"ping -c 1 -W 2 -s {size} {options} {address} 2>&1", check=False)
 
+    def answers_ping(self, client: str, address: str, *, size: int = 56) -> bool:
+        """Whether one of some pings is answered: a busy machine may be late, or lose the first one while it looks for a neighbour."""
+        return any("1 received" in self.ping(client, address, size=size) for _ in range(15))
+
     def drops(self, node: str) -> dict[str, int]:
         """ "reason direction" -> packets."""
         return dict(self.holders[node].call(do="drops"))

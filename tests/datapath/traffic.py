@@ -2,7 +2,8 @@
 
     python traffic.py serve ADDRESS PORT            TCP and UDP; every answer is "<name of server> <client address> <client port>"
     python traffic.py tcp|udp ADDRESS PORT [BYTES [SECONDS]]  one exchange; prints the answer, or the error's name and ends with 1
-    python traffic.py count ADDRESS PORT SECONDS tcp|udp   numbered messages at 100 a second, echoed; prints sent, received
+    python traffic.py count ADDRESS PORT tcp|udp    numbered messages at up to 100 a second, echoed, until standard input ends; prints
+                                                    "running" after the first, at the end how many were sent and received
 
 No import beyond the standard library: it is started dozens of times.
 """
@@ -75,14 +76,15 @@ def ask(kind: str, address: str, port: int, size: int, patience: float) -> str:
                     raise
 
 
-def count(address: str, port: int, seconds: float, kind: str) -> str:
+def count(address: str, port: int, kind: str) -> str:
     """How many of the numbered messages came back; a lost TCP connection loses the rest."""
+    stopped = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), stopped.set()), daemon=True).start()
     with socket.socket(family(address), socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM) as client:
-        client.settimeout(2)
+        client.settimeout(10)
         client.connect((address, port))
         sent = received = 0
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while not stopped.is_set():
             sent += 1
             try:
                 if kind == "tcp":
@@ -92,6 +94,8 @@ def count(address: str, port: int, seconds: float, kind: str) -> str:
                 received += bool(client.recv(2000))
             except OSError:
                 pass
+            if sent == 1:
+                print("running", flush=True)
             time.sleep(0.01)
         return f"{sent} {received}"
 
@@ -102,7 +106,7 @@ def main() -> int:
         serve(address, port)
     try:
         if what == "count":
-            print(count(address, port, float(sys.argv[4]), sys.argv[5]))
+            print(count(address, port, sys.argv[4]))
         else:
             size, patience = [*sys.argv[4:], *("4", "20")[len(sys.argv[4:]) :]]
             print(ask(what, address, port, int(size), float(patience)))
