@@ -19,6 +19,8 @@ IPNetwork = IPv4Network | IPv6Network
 
 T = TypeVar("T")
 
+LAYOUT = "v2"
+"""The version of all these layouts: a part of the path where tables are pinned, so that those of another are left alone."""
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 MASQUERADE_PORTS = range(61000, 65536)
 HAIRPIN_IPV4, HAIRPIN_IPV6 = IPv4Address("169.254.1.1"), IPv6Address("fd61:6e65:7464::1")

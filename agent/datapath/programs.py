@@ -126,7 +126,7 @@ class DatapathConfig:
     direct_return: bool = False
     attach_mode: AttachMode = AttachMode.AUTO
     mtu: int = 1500
-    layout: str = "v2"
+    layout: str = abi.LAYOUT
     map_sizes: MapSizes = field(default_factory=MapSizes)
 
 
