@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> int:
     listener = session.Listener.on(0)
     threading.Thread(target=probe.preload, name="preload", daemon=True).start()
     try:
-        return session.run(arguments[0], filters.decode(arguments[1] if len(arguments) > 1 else ""), listener, session.write_line)
+        return session.run(arguments[0], filters.decode(arguments[1] if len(arguments) > 1 else ""), listener, session.write_lines)
     except BrokenPipeError:
         return 0
 

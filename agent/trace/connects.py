@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -382,6 +383,11 @@ class Connect:
     @property
     def error_text(self) -> str:
         return os.strerror(self.error) if self.error else ""
+
+
+def decode_netns(data: bytes) -> int:
+    """The network namespace alone, of what the probe sent: most of what is not this node's is passed over by it."""
+    return int.from_bytes(data[16:20], sys.byteorder)
 
 
 def decode(data: bytes) -> Connect:

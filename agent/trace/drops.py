@@ -11,8 +11,10 @@ a program of someone else dropped, the row there is an old one, hence the look a
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from string import Template
 
 from agent.datapath.abi import DropDirection, DropReason
@@ -304,6 +306,11 @@ class Drop:
     heads: packets.Heads
 
 
+def decode_netns(data: bytes) -> int:
+    """The network namespace alone, of what the probe sent: most of what is not this node's is passed over by it."""
+    return int.from_bytes(data[16:20], sys.byteorder)
+
+
 def decode(data: bytes) -> Drop:
     """Of what the probe sent."""
     time, location, netns, ifindex, reason, length, policy_set, ethertype, captured, own_reason, own_direction, device, heads = (
@@ -340,9 +347,16 @@ def reason_name(number: int, names: Mapping[int, str]) -> str:
 
 def own_reason_name(number: int) -> str:
     """As bpf/abi.h calls it; "" for 0."""
-    return DropReason(number).name if number in DropReason else str(number or "")
+    return _named(DropReason, number)
 
 
 def own_direction_name(number: int) -> str:
     """The program that dropped; "" for 0."""
-    return DropDirection(number).name if number in DropDirection else str(number or "")
+    return _named(DropDirection, number)
+
+
+def _named(enum: type[IntEnum], number: int) -> str:
+    try:
+        return enum(number).name if number else ""
+    except ValueError:  # of programs that are newer than this
+        return str(number)

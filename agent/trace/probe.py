@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from agent.trace import btf, formats
 
 TRACEFS = Path("/sys/kernel/tracing")
 _BTF = Path("/sys/kernel/btf/vmlinux")
+_BATCH = 2048
 
 _TYPES = """
 typedef signed char s8, __s8;
@@ -59,7 +60,9 @@ def offsets(paths: Iterable[str]) -> dict[str, int]:
     try:
         return btf.offsets(_BTF.read_bytes(), paths)
     except (OSError, btf.UnknownLayout) as error:
-        raise Unsupported(f"the kernel's structures are not known ({error}): tracing needs a kernel with BTF (CONFIG_DEBUG_INFO_BTF)") from error
+        raise Unsupported(
+            f"the kernel's structures are not known ({error}): tracing needs a kernel with BTF (CONFIG_DEBUG_INFO_BTF)"
+        ) from error
 
 
 def format_of(tracepoint: str) -> formats.Format:
@@ -86,9 +89,11 @@ class Probe:
     """A compiled program on its tracepoints. Ends, and leaves nothing, with `close` or the process."""
 
     def __init__(self, text: str, functions: Mapping[str, str]) -> None:
-        """`functions`: tracepoint -> the function for it. Raises `Unsupported` when the kernel does not take it."""
+        """`functions`: tracepoint -> the function for it; the text's ring is `events`. Raises `Unsupported` when the kernel refuses it."""
+        self._records: list[bytes] = []
         self._bpf = _compiled(text)
         try:
+            self._bpf["events"].open_ring_buffer(self._on_record)
             for tracepoint, function in functions.items():
                 self._bpf.attach_tracepoint(tp=tracepoint, fn_name=function)
         except Exception as error:  # BCC raises nothing more exact
@@ -98,17 +103,15 @@ class Probe:
     def close(self) -> None:
         self._bpf.cleanup()
 
-    def listen(self, ring: str, hear: Callable[[bytes], None]) -> None:
-        """Give each record of a ring to `hear`, within `poll`."""
-
-        def on_record(_: int, data: int, size: int) -> None:
-            hear(ctypes.string_at(data, size))
-
-        self._bpf[ring].open_ring_buffer(on_record)
-
-    def poll(self, milliseconds: int) -> None:
-        """Wait for records; `listen` said for whom."""
+    def poll(self, milliseconds: int) -> list[bytes]:
+        """The records that came, after so long at most; no more than `_BATCH` at once, so that a flood does not keep its reader."""
         self._bpf.ring_buffer_poll(milliseconds)
+        records, self._records = self._records, []
+        return records
+
+    def _on_record(self, _: int, data: int, size: int) -> int:
+        self._records.append(ctypes.string_at(data, size))
+        return -1 if len(self._records) >= _BATCH else 0
 
     def put(self, table: str, key: int, value: int) -> None:
         """In a table of u32 -> u32."""

@@ -11,9 +11,10 @@ import datetime as dt
 import json
 import os
 import platform
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,11 +38,14 @@ class Tracer(Protocol):
     lacks: list[str]
     probe: probe.Probe
 
-    def document(self, data: bytes, node: Node) -> tuple[int, Document]:
-        """The namespace that a record is of, and the line that it becomes."""
+    def netns(self, record: bytes) -> int:
+        """The network namespace that a record is of."""
+
+    def document(self, record: bytes, node: Node) -> Document:
+        """The line that it becomes."""
 
     def lost(self) -> list[Document]:
-        """What was not told since it was asked last: `packets` by `reason` and `ownReason`, or `connections`."""
+        """Lines for what was not told since this was asked last: `count` packets of a `reason` and `ownReason`, or connections."""
 
     def close(self) -> None: ...
 
@@ -62,15 +66,17 @@ class Drops:
         text = _supported(lambda: drops.text(wanted, node.scope(wanted.pod), format_, offsets, str(pin) if pin.exists() else ""))
         self.probe = probe.Probe(text, {drops.TRACEPOINT: drops.FUNCTION})
 
-    def document(self, data: bytes, node: Node) -> tuple[int, Document]:
-        drop = drops.decode(data)
-        function = self.probe.symbol(drop.location)
-        return drop.netns, drop_document(drop, node, self._reasons, function)
+    def netns(self, record: bytes) -> int:
+        return drops.decode_netns(record)
+
+    def document(self, record: bytes, node: Node) -> Document:
+        drop = drops.decode(record)
+        return drop_document(drop, node, self._reasons, self.probe.symbol(drop.location))
 
     def lost(self) -> list[Document]:
         rows = [(*drops.decode_lost(key), count) for key, count in self.probe.take_counts("lost")]
         return [
-            {"reason": drops.reason_name(reason, self._reasons), "ownReason": drops.own_reason_name(own), "packets": count}
+            {"type": "lost", "reason": drops.reason_name(reason, self._reasons), "ownReason": drops.own_reason_name(own), "count": count}
             for reason, own, count in rows
         ]
 
@@ -93,12 +99,14 @@ class Connects:
         self.probe = probe.Probe(text, {name: connects.FUNCTIONS[name] for name in formats})
         self._translations = Translations(tables())
 
-    def document(self, data: bytes, node: Node) -> tuple[int, Document]:
-        connect = connects.decode(data)
-        return connect.netns, connect_document(connect, node, self._translations)
+    def netns(self, record: bytes) -> int:
+        return connects.decode_netns(record)
+
+    def document(self, record: bytes, node: Node) -> Document:
+        return connect_document(connects.decode(record), node, self._translations)
 
     def lost(self) -> list[Document]:
-        return [{"connections": count} for _, count in self.probe.take_counts("lost")]
+        return [{"type": "lost", "reason": "", "ownReason": "", "count": count} for _, count in self.probe.take_counts("lost")]
 
     def close(self) -> None:
         self.probe.close()
@@ -203,7 +211,7 @@ class Listener:
         return not self.ended.is_set() and time.monotonic() - self.heard < SILENCE_SECONDS
 
 
-def run(kind: str, wanted: Filter, listener: Listener, say: Callable[[Document], None], node: Node | None = None) -> int:
+def run(kind: str, wanted: Filter, listener: Listener, say: Callable[[list[Document]], None], node: Node | None = None) -> int:
     """Trace until the other side is gone; 0, or 1 where the kernel cannot."""
     node = node or Node()
     node.refresh()
@@ -211,12 +219,12 @@ def run(kind: str, wanted: Filter, listener: Listener, say: Callable[[Document],
         tracer = KINDS[kind](wanted, node)
     except probe.Unsupported as error:
         _await(listener)
-        say({"type": "unsupported", "message": str(error)})
+        say([{"type": "unsupported", "message": str(error)}])
         return 1
     try:
         _await(listener)
         if listener.is_there():
-            say({"type": "ready", "kernel": platform.release(), "lacks": tracer.lacks})
+            say([{"type": "ready", "kernel": platform.release(), "lacks": tracer.lacks}])
         _follow(tracer, node, listener, say)
     finally:
         tracer.close()
@@ -228,44 +236,51 @@ def _await(listener: Listener) -> None:
     listener.begun.wait(SILENCE_SECONDS)
 
 
-def _follow(tracer: Tracer, node: Node, listener: Listener, say: Callable[[Document], None]) -> None:
-    known: dict[int, int] = {}
-
-    def hear(data: bytes) -> None:
-        netns, document = tracer.document(data, node)
-        if netns not in known:
-            if node.refresh():
-                known.clear()
-                netns, document = tracer.document(data, node)
-            known[netns] = drops.THIS_NODE if node.owns(netns) else drops.FOREIGN
-            tracer.probe.put("namespaces", netns, known[netns])
-        if known[netns] == drops.THIS_NODE:
-            say(document)
-
-    tracer.probe.listen("events", hear)
+def _follow(tracer: Tracer, node: Node, listener: Listener, say: Callable[[list[Document]], None]) -> None:
+    owners = Owners(node, tracer.probe)
     asked = time.monotonic()
     while listener.is_there():
-        tracer.probe.poll(_POLL_MS)
+        say(_told(tracer, owners, tracer.probe.poll(_POLL_MS)))
         if time.monotonic() - asked >= _LOST_SECONDS:
             asked = time.monotonic()
-            _look_again(tracer, node, known)
-            for lost in tracer.lost():
-                say({"type": "lost", **lost})
-    tracer.probe.poll(0)
-    for lost in tracer.lost():
-        say({"type": "lost", **lost})
-    say({"type": "end"})
+            owners.look_again()
+            say(tracer.lost())
+    say([*_told(tracer, owners, tracer.probe.poll(0)), *tracer.lost(), {"type": "end"}])
 
 
-def _look_again(tracer: Tracer, node: Node, known: dict[int, int]) -> None:
-    """A namespace's number may come to be another's: what the store says now counts."""
-    if node.refresh():
-        for netns, kind in list(known.items()):
-            if kind == drops.FOREIGN and node.owns(netns):
-                tracer.probe.delete("namespaces", netns)
-                del known[netns]
+def _told(tracer: Tracer, owners: Owners, records: Sequence[bytes]) -> list[Document]:
+    return [tracer.document(record, owners.node) for record in records if owners.is_ours(tracer.netns(record))]
 
 
-def write_line(document: Document) -> None:
+class Owners:
+    """Which network namespaces are this node's, as the probe is told: of the others it says nothing more.
+
+    On one machine there may be several nodes, and the probe sees the whole kernel.
+    """
+
+    def __init__(self, node: Node, probe_: probe.Probe) -> None:
+        self.node = node
+        self._probe = probe_
+        self._known: dict[int, bool] = {}
+
+    def is_ours(self, netns: int) -> bool:
+        if netns not in self._known:
+            self.look_again()
+            self._known[netns] = self.node.owns(netns)
+            self._probe.put("namespaces", netns, drops.THIS_NODE if self._known[netns] else drops.FOREIGN)
+        return self._known[netns]
+
+    def look_again(self) -> None:
+        """A namespace's number may come to be another's: what the store says now counts."""
+        if self.node.refresh():
+            for netns, ours in list(self._known.items()):
+                if ours != self.node.owns(netns):
+                    del self._known[netns]
+                    self._probe.delete("namespaces", netns)
+
+
+def write_lines(documents: list[Document]) -> None:
     """To standard output, at once."""
-    os.write(1, json.dumps(document, separators=(",", ":")).encode() + b"\n")
+    if documents:
+        sys.stdout.write("".join(f"{json.dumps(document, separators=(',', ':'))}\n" for document in documents))
+        sys.stdout.flush()

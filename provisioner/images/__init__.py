@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from provisioner.images.build import Image, Images, ensure_images, ensure_toolbox
+from provisioner.images.build import Image, Images, ensure_images, ensure_toolbox, ensure_tracer
 
-__all__ = ["Image", "Images", "ensure_images", "ensure_toolbox"]
+__all__ = ["Image", "Images", "ensure_images", "ensure_toolbox", "ensure_tracer"]

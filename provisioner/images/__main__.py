@@ -1,4 +1,4 @@
-"""`python -m provisioner.images [--json]`: build the images of a cluster and the toolbox, and print their names, sizes and archives."""
+"""`python -m provisioner.images [--json]`: build the images of a cluster, the toolbox and the tracer, and print names, sizes and archives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from provisioner.binaries import DEFAULT_VERSION, ensure
-from provisioner.images import Image, ensure_images, ensure_toolbox
+from provisioner.images import Image, ensure_images, ensure_toolbox, ensure_tracer
 from provisioner.process import Unlimited, run_command, say
 
 
@@ -21,7 +21,8 @@ def main() -> int:
     programs = ensure(options.kubernetes_version, None, Unlimited(), say)
     images = ensure_images(programs, Unlimited(), say)
     toolbox = ensure_toolbox(programs, Unlimited(), say)
-    rows = {field.name: describe(getattr(images, field.name)) for field in dataclasses.fields(images)} | {"toolbox": describe(toolbox)}
+    rows = {field.name: describe(getattr(images, field.name)) for field in dataclasses.fields(images)}
+    rows |= {"toolbox": describe(toolbox), "tracer": describe(ensure_tracer(Unlimited(), say))}
     if options.json:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return 0

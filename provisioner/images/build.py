@@ -1,9 +1,10 @@
-"""The four images: what is in each, and their archives in the cache.
+"""The images: what is in each, and their archives in the cache.
 
     pause     one static C program
     coredns   one Go program
     anetd     Python from Debian, libbpf, and the `agent` package with its compiled objects
     toolbox   the network tools that the demo and the tests run in pods
+    tracer    the `agent` package again, with BCC and the LLVM that it needs: a quarter of a gigabyte that only a node has that is traced
 
 An image is a Debian layer that rarely changes and a small layer of our own, so a change of the agent costs a second. The tag
 carries the digest of the content: an unchanged image keeps its name, and a changed one is never taken for the old one.
@@ -45,17 +46,22 @@ TOOLBOX_ROOTFS = rootfs.Rootfs(
     links=(("usr/bin/nc", "nc.openbsd"), ("usr/bin/traceroute", "traceroute.db")),
 )
 
+TRACER_ROOTFS = rootfs.Rootfs("tracer", ("python3-minimal", "libpython3-stdlib", "python3-bpfcc", "libbpf1"), python=True)
+
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _AGENT_HOME = "opt/anetd"
-_ANETD_CONFIG = oci.Config(
-    entrypoint=("/usr/bin/python3", "-m", "agent.main", "agent"),
-    env=(_PATH, f"PYTHONPATH=/{_AGENT_HOME}", "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1", "PYTHONNOUSERSITE=1", "PYTHONSAFEPATH=1"),
+_AGENT_ENV = (
+    *(_PATH, f"PYTHONPATH=/{_AGENT_HOME}"),
+    *("PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1", "PYTHONNOUSERSITE=1", "PYTHONSAFEPATH=1"),
 )
+_ANETD_CONFIG = oci.Config(entrypoint=("/usr/bin/python3", "-m", "agent.main", "agent"), env=_AGENT_ENV)
+_TRACER_CONFIG = oci.Config(entrypoint=("/usr/bin/python3", "-m", "agent.trace"), env=_AGENT_ENV)
 _ANETD_COMMAND = b"""#!/usr/bin/python3
 import runpy
 
 runpy.run_module("agent.main", run_name="__main__", alter_sys=True)
 """
+_TRACER_PARTS = ("datapath", "trace")
 _SOURCE_TREE = Path(__file__).resolve().parents[2]
 _IMAGE_PYTHON = (3, 11)  # the suite's
 
@@ -98,6 +104,20 @@ def ensure_toolbox(binaries: Binaries, deadline: Deadline, progress: Progress) -
         return _toolbox(binaries, deadline, progress)
 
 
+def ensure_tracer(deadline: Deadline, progress: Progress) -> Image:
+    """Build the tracer's image if it is not in the cache. Raises what `ensure_images` raises; no Kubernetes program is needed."""
+    with cache.lock(_LOCK, deadline, progress):
+        base = rootfs.ensure(TRACER_ROOTFS, deadline, progress)
+        package = _agent_package()
+        # Whatever else of the agent changes, the image keeps its name, and nodes that have it need no other.
+        files = [package / "__init__.py", *(path for part in _TRACER_PARTS for path in _modules(package / part))]
+
+        def entries(scratch: Path) -> Iterable[oci.Entry]:
+            return _agent_entries(package, files, scratch)
+
+        return _assemble("tracer", base, files, entries, _TRACER_CONFIG, progress)
+
+
 def _simple(name: str, program: Path, entry: str, user: str, progress: Progress) -> Image:
     """An image of one static program and nothing else."""
 
@@ -112,7 +132,7 @@ def _anetd(deadline: Deadline, progress: Progress) -> Image:
     package = _agent_package()
 
     def entries(scratch: Path) -> Iterable[oci.Entry]:
-        return [*_agent_entries(package, scratch), oci.Entry("usr/bin/anetd", 0o755, content=_ANETD_COMMAND)]
+        return [*_agent_entries(package, agent_files(package), scratch), oci.Entry("usr/bin/anetd", 0o755, content=_ANETD_COMMAND)]
 
     return _assemble("anetd", base, agent_files(package), entries, _ANETD_CONFIG, progress)
 
@@ -196,14 +216,18 @@ def _agent_package() -> Path:
 
 def agent_files(package: Path) -> list[Path]:
     """The files of the agent's package that belong into the image: its modules and whatever was compiled for it."""
-    found = [path for path in package.rglob("*.py") if "__pycache__" not in path.parts]
+    found = _modules(package)
     found += [path for path in (package / "objects").glob("[!.]*") if path.is_file() and path.suffix != ".py"]
     return sorted(found)
 
 
-def _agent_entries(package: Path, scratch: Path) -> Iterator[oci.Entry]:
+def _modules(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def _agent_entries(package: Path, files: Iterable[Path], scratch: Path) -> Iterator[oci.Entry]:
     compiled = sys.version_info[:2] == _IMAGE_PYTHON  # another version's byte code would be ignored there
-    for path in agent_files(package):
+    for path in files:
         name = path.relative_to(package)
         inside = f"{_AGENT_HOME}/agent/{name}"
         is_program = path.suffix not in {".py", ".o"}

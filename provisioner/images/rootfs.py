@@ -123,7 +123,7 @@ def _make(rootfs: Rootfs, target: Path, deadline: Deadline, progress: Progress) 
     argv = [tool, "--variant=extract", f"--include={','.join(rootfs.packages)}", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"]
     if rootfs.python:
         # Hash-based and unchecked: the sources have no times of their own, and a start shall not read them at all.
-        compiling = "python3 -m compileall -q --invalidation-mode unchecked-hash /usr/lib/python3.11"
+        compiling = "python3 -m compileall -q --invalidation-mode unchecked-hash /usr/lib/python3.11 /usr/lib/python3"
         argv.append(f'--extract-hook=chroot "$1" /usr/bin/{compiling}')
     with tempfile.TemporaryDirectory(prefix="provisioner-rootfs-") as scratch:
         raw = Path(scratch) / "rootfs.tar"

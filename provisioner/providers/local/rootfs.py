@@ -48,6 +48,7 @@ KUBELET_SYSCTLS = {
     "kernel/keys/root_maxbytes": "25000000",
 }
 _SYSCTL_FILES = "/var/lib/provisioner-sysctl"
+_TRACEFS = "/sys/kernel/tracing"
 
 
 def file_systems(
@@ -88,6 +89,8 @@ def file_systems(
         # containerd asks for it beside every network, and a node's own packages have it there.
         items += [Bind(str(plugin), "/opt/cni/bin/loopback") for plugin in [find_loopback()] if plugin is not None]
         items.append(Mount("bpf", "/sys/fs/bpf", "nosuid,nodev,noexec,mode=700"))
+        if Path(_TRACEFS).is_dir():  # for the tracer, which finds it on other nodes too
+            items.append(Mount("tracefs", _TRACEFS, "nosuid,nodev,noexec"))
         for name in KUBELET_SYSCTLS:
             if Path(f"/proc/sys/{name}").exists():
                 items.append(Bind(f"{root}{_SYSCTL_FILES}/{name}", f"/proc/sys/{name}"))
