@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from string import Template
@@ -29,6 +29,7 @@ THIS_NODE, FOREIGN = 1, 2
 OURS_AT = ("TC_INGRESS", "TC_EGRESS")
 """What the kernel says of a packet that a program on a device dropped."""
 UNSAID = "NOT_SPECIFIED"
+PURGED = "QUEUE_PURGE"
 
 _CAPTURED = 128
 _FRESH_NS = 10_000_000
@@ -80,7 +81,6 @@ struct last_drop {
 BPF_RINGBUF_OUTPUT(events, 256);
 BPF_HASH(namespaces, u32, u32, 65536);
 BPF_HASH(lost, struct lost_key, u64, 1024);
-$pinned
 
 static inline u32 number_of(u64 net)
 {
@@ -129,6 +129,7 @@ int $function(void *ctx)
 $own
 	if (!own && ethertype != $ipv4 && ethertype != $ipv6)
 		return 0;
+$unlost
 
 	u64 dev = 0, sk = 0;
 
@@ -194,12 +195,25 @@ $filter
 """
 )
 
+# A FIN that still lies in the queue of a socket that is closed, as at the end of most connections, is nothing that anybody waits for.
+_UNLOST = Template(
+    """
+	if ($purged) {
+		u32 length = 0;
+
+		READ(length, skb, $sk_buff_len);
+		if (!length)
+			return 0;
+	}
+"""
+)
+
 _OWN = Template(
     """
 	if ($at) {
 		u32 zero = 0;
 
-		own = last_drops.lookup(&zero);
+		own = bpf_map_lookup_elem_(bpf_pseudo_fd(1, $last_drops), &zero);
 		if (own && (!own->reason || now - own->time > $fresh))
 			own = 0;
 	}
@@ -247,16 +261,17 @@ _PARSE = Template(
 )
 
 
-def text(wanted: Filter, scope: Scope, format_: Format, offsets: Mapping[str, int], pin: str = "") -> str:
-    """The probe in C. `pin`: where `last_drops` is pinned, empty where our programs do not run.
+def text(wanted: Filter, scope: Scope, format_: Format, offsets: Mapping[str, int], last_drops: int = -1) -> str:
+    """The probe in C. `last_drops`: this process's file descriptor of the table of that name, -1 where our programs do not run.
+
+    A table that BCC opens by its pin it opens again by its number, for which the kernel wants CAP_SYS_ADMIN.
 
     Raises `ValueError` where the tracepoint lacks what the probe cannot do without.
     """
     fields = format_.fields
     if missing := {"skbaddr", "location", "protocol"} - set(fields):
         raise ValueError(f"this kernel's {TRACEPOINT} does not tell {', '.join(sorted(missing))}")
-    numbers = [number for number, word in format_.names.get("reason", {}).items() if word in OURS_AT]
-    at = " || ".join(f"reason == {number}" for number in numbers) or "1"
+    at = _is_one_of("reason", format_, OURS_AT) or "1"
     place = [f"netns == {scope.netns}U"] if scope.netns else []
     place += [f"ifindex == {scope.ifindex}U"] if scope.ifindex else []
     conditions_ = conditions(
@@ -269,9 +284,12 @@ def text(wanted: Filter, scope: Scope, format_: Format, offsets: Mapping[str, in
     )
     ethertypes = {"ipv4": packets.IPV4, "ipv6": packets.IPV6}
     parse = _PARSE.substitute(ethertypes, condition=" && ".join(f"({each})" for each in conditions_)) if conditions_ else ""
+    members = {path.replace(".", "_"): offsets[path] for path in MEMBERS}
+    purged = _is_one_of("reason", format_, (PURGED,))
     return _TEXT.substitute(
-        {path.replace(".", "_"): offsets[path] for path in MEMBERS},
+        members,
         **ethertypes,
+        unlost=_UNLOST.substitute(members, purged=purged) if purged else "",
         captured=_CAPTURED,
         function=FUNCTION,
         foreign=FOREIGN,
@@ -280,10 +298,15 @@ def text(wanted: Filter, scope: Scope, format_: Format, offsets: Mapping[str, in
         f_location=fields["location"].offset,
         reason=f"FIELD(u32, {fields['reason'].offset})" if "reason" in fields else "0",
         receiver=f"of_socket(FIELD(u64, {fields['rx_sk'].offset}))" if "rx_sk" in fields else "0",
-        own=_OWN.substitute(at=at, fresh=_FRESH_NS) if pin else "",
-        pinned=f'BPF_TABLE_PINNED("percpu_array", u32, struct last_drop, last_drops, 1, "{pin}");' if pin else "",
+        own=_OWN.substitute(at=at, fresh=_FRESH_NS, last_drops=last_drops) if last_drops >= 0 else "",
         filter=parse,
     )
+
+
+def _is_one_of(variable: str, format_: Format, words: Sequence[str]) -> str:
+    """A C expression, "" where the kernel has none of the words."""
+    numbers = [number for number, word in format_.names.get(variable, {}).items() if word in words]
+    return " || ".join(f"{variable} == {number}" for number in numbers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from agent.datapath import syscalls
 from agent.trace import connects, drops, probe
 from agent.trace.connects import Connect, Outcome
 from agent.trace.drops import Drop
@@ -58,12 +59,14 @@ class Drops:
         offsets = probe.offsets(drops.MEMBERS)
         self._reasons: Mapping[int, str] = format_.names.get("reason", {})
         pin = tables() / "last_drops"
+        self._last_drops = syscalls.obj_get(pin)
         self.lacks: list[str] = []
         if not self._reasons:
             self.lacks.append("the kernel tells no reasons: it has them since 5.17")
-        if not pin.exists():
+        if self._last_drops is None:
             self.lacks.append(f"the agent's reasons are not known: {pin} is not there")
-        text = _supported(lambda: drops.text(wanted, node.scope(wanted.pod), format_, offsets, str(pin) if pin.exists() else ""))
+        fd = -1 if self._last_drops is None else self._last_drops
+        text = _supported(lambda: drops.text(wanted, node.scope(wanted.pod), format_, offsets, fd))
         self.probe = probe.Probe(text, {drops.TRACEPOINT: drops.FUNCTION})
 
     def netns(self, record: bytes) -> int:
@@ -82,6 +85,8 @@ class Drops:
 
     def close(self) -> None:
         self.probe.close()
+        if self._last_drops is not None:
+            os.close(self._last_drops)
 
 
 class Connects:

@@ -19,7 +19,7 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 # In the order of --help. Each is the function, or the program of several, of its name in a module of that name.
 _COMMANDS = (
     *("create-cluster", "stop-cluster", "delete-cluster", "list-clusters", "describe-cluster", "get-credentials", "load-image"),
-    *("deploy", "check", "features", "recommend", "render", "schema", "sweep", "version", "policy"),
+    *("deploy", "check", "features", "recommend", "render", "schema", "sweep", "version", "policy", "trace"),
 )
 _OTHER_MODULE = {"recommend": "features"}
 

@@ -128,6 +128,10 @@ class Client:
         """Server-side apply: make the named fields so, whoever owned them before. Raises `ApiError` or `UnavailableError`."""
         self._request("PATCH", path, {"fieldManager": field_manager, "force": "true"}, json.dumps(manifest))
 
+    def delete(self, path: str, **query: str) -> None:
+        """Delete one object, or, of a collection's path, those that the query names. Raises `ApiError` or `UnavailableError`."""
+        self._request("DELETE", path, query)
+
     def upgrade(self, path: str, query: Sequence[tuple[str, str]]) -> Upgrade:
         """How to ask for `path` with a websocket; `query` may name a thing several times."""
         from ssl import CERT_NONE, create_default_context
@@ -164,7 +168,7 @@ class Client:
         except UnavailableError as error:
             if not isinstance(error.__cause__, ProtocolError):
                 raise
-            # The server may have closed an idle connection in this very moment; both methods can be repeated.
+            # The server may have closed an idle connection in this very moment; each of these methods can be repeated.
             status, content = self._exchange(request)
         if status >= 300:
             raise ApiError(status, _message(content))

@@ -1,11 +1,11 @@
-"""Run a command in a container of a pod and read what it prints, over a websocket to the API server.
+"""Run a command in a container of a pod, or attach to its own, and read what it prints, over a websocket to the API server.
 
     with Execution(client, Container("kube-system", "anetd-x7k2p", "anetd"), ["anetd", "status"]) as run:
         for line in run.lines(): ...
     run.exit_code, run.errors
 
 Invariants: what the container's runtime does with a command whose caller is gone is up to it, so a command that does not end by itself
-must end when its standard input does: it has one, empty, that is open as long as the connection is. The client must outlive it. None of
+must end when its standard input does: it has one, of what is written here, open as long as the connection is. The client must outlive it. None of
 the websocket package's exceptions leaves this module. One thread reads `lines`; `stop` may be called from any.
 Source: Kubernetes' subprotocols v4 and v5.channel.k8s.io; a frame's first byte is the channel.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from websocket import WebSocket
 
 _PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
-_STDOUT, _STDERR, _STATUS = 1, 2, 3
+_STDIN, _STDOUT, _STDERR, _STATUS = 0, 1, 2, 3
 _OPEN_SECONDS = 15.0
 _PING_SECONDS = 10.0
 """After so long without a word the other side is asked for one; after three times as long it counts as gone."""
@@ -46,13 +46,18 @@ class Container:
 
 
 class Execution:
-    """One command. Opened at once: raises `ApiError` when the API server refuses it, `UnavailableError` when it does not answer."""
+    """One command, or with None what the container runs by itself; its `exit_code` is not told then, and 0 means that it has ended.
 
-    def __init__(self, client: Client, container: Container, command: Sequence[str]) -> None:
+    Opened at once: raises `ApiError` when the API server refuses it, `UnavailableError` when it does not answer.
+    """
+
+    def __init__(self, client: Client, container: Container, command: Sequence[str] | None) -> None:
         self.exit_code: int | None = None
         """None until the command has ended, and where it was stopped from here."""
         self.errors = ""
         """The end of what it wrote to stderr."""
+        self.heard = False
+        """Whether it has written anything at all."""
         self._stopped = threading.Event()
         self._errors = b""
         self._socket = _open(client, container, command)
@@ -69,6 +74,13 @@ class Execution:
         self._stopped.set()
         self._socket.abort()  # type: ignore[no-untyped-call]
 
+    def write(self, text: str) -> None:
+        """To its standard input. What it does not hear because the connection is gone, `lines` tells."""
+        from websocket import WebSocketException
+
+        with contextlib.suppress(WebSocketException, OSError, AttributeError):
+            self._socket.send_binary(bytes([_STDIN]) + text.encode())
+
     def lines(self) -> Iterator[str]:
         """What it prints, line by line, until it has ended; the last line need not be a whole one.
 
@@ -76,6 +88,7 @@ class Execution:
         """
         rest = bytearray()
         for channel, data in self._frames():
+            self.heard = self.heard or (channel in {_STDOUT, _STDERR} and bool(data))
             if channel == _STDOUT:
                 rest += data
                 if b"\n" in data or len(rest) > _LONGEST_LINE:
@@ -129,12 +142,13 @@ def exit_code(status: bytes) -> int:
         raise ApiError(500, status.decode("utf-8", "replace").strip() or "the command's end cannot be read") from None
 
 
-def _open(client: Client, container: Container, command: Sequence[str]) -> WebSocket:
+def _open(client: Client, container: Container, command: Sequence[str] | None) -> WebSocket:
     from websocket import WebSocketBadStatusException, WebSocketException, create_connection
 
-    path = f"/api/v1/namespaces/{quote(container.namespace)}/pods/{quote(container.pod)}/exec"
+    path = f"/api/v1/namespaces/{quote(container.namespace)}/pods/{quote(container.pod)}/"
+    path += "attach" if command is None else "exec"
     query = [("container", container.name), ("stdin", "true"), ("stdout", "true"), ("stderr", "true")]
-    upgrade = client.upgrade(path, [*query, *(("command", word) for word in command)])
+    upgrade = client.upgrade(path, [*query, *(("command", word) for word in command or ())])
     proxy = urlsplit(upgrade.proxy)
     # The package would take a proxy from the environment; whether there is one is the client's to say.
     through: dict[str, Any] = {"http_no_proxy": ["*"]}

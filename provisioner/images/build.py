@@ -106,16 +106,19 @@ def ensure_toolbox(binaries: Binaries, deadline: Deadline, progress: Progress) -
 
 def ensure_tracer(deadline: Deadline, progress: Progress) -> Image:
     """Build the tracer's image if it is not in the cache. Raises what `ensure_images` raises; no Kubernetes program is needed."""
+    package = _agent_package()
+    # Whatever else of the agent changes, the image keeps its name, and nodes that have it need no other.
+    files = [package / "__init__.py", *(path for part in _TRACER_PARTS for path in _modules(package / part))]
+    base = rootfs.cached(TRACER_ROOTFS)
+    # A tracer is waited for, and whoever holds the lock may be building something for a minute.
+    if base is not None and (known := _known("tracer", base, files, _TRACER_CONFIG)) is not None:
+        return known
+
+    def entries(scratch: Path) -> Iterable[oci.Entry]:
+        return _agent_entries(package, files, scratch)
+
     with cache.lock(_LOCK, deadline, progress):
-        base = rootfs.ensure(TRACER_ROOTFS, deadline, progress)
-        package = _agent_package()
-        # Whatever else of the agent changes, the image keeps its name, and nodes that have it need no other.
-        files = [package / "__init__.py", *(path for part in _TRACER_PARTS for path in _modules(package / part))]
-
-        def entries(scratch: Path) -> Iterable[oci.Entry]:
-            return _agent_entries(package, files, scratch)
-
-        return _assemble("tracer", base, files, entries, _TRACER_CONFIG, progress)
+        return _assemble("tracer", rootfs.ensure(TRACER_ROOTFS, deadline, progress), files, entries, _TRACER_CONFIG, progress)
 
 
 def _simple(name: str, program: Path, entry: str, user: str, progress: Progress) -> Image:
@@ -163,13 +166,10 @@ def _assemble(
 
     Unchanged inputs are recognised without making the layer: a file beside the archives keeps which image came out of them.
     """
-    archives = cache.root() / "images" / "archives"
+    archives = _archives()
     archives.mkdir(parents=True, exist_ok=True)
-    remembered = archives / f".{name}-{_fingerprint(base, inputs, config)}"
-    with contextlib.suppress(OSError):
-        image = _image(archives, name, remembered.read_text())
-        if cache.is_intact(image.archive.parent):
-            return image
+    if (known := _known(name, base, inputs, config)) is not None:
+        return known
     with tempfile.TemporaryDirectory(prefix=".layer-", dir=archives) as scratch:
         own = oci.write_layer(entries(Path(scratch)), Path(scratch) / "layer.tar")
         layers = [*([base] if base else []), own]
@@ -181,9 +181,26 @@ def _assemble(
                 oci.write_archive(partial / image.archive.name, image.name, layers, config, architecture())
     for stale in archives.glob(f".{name}-*"):
         stale.unlink()
-    remembered.write_text(tag)
+    _memory(name, base, inputs, config).write_text(tag)
     cache.prune(archives, f"{name}-*", _KEPT_ARCHIVES)
     return image
+
+
+def _archives() -> Path:
+    return cache.root() / "images" / "archives"
+
+
+def _known(name: str, base: oci.Layer | None, inputs: Sequence[Path], config: oci.Config) -> Image | None:
+    """What came of the same inputs before, if it is still there."""
+    with contextlib.suppress(OSError):
+        image = _image(_archives(), name, _memory(name, base, inputs, config).read_text())
+        if cache.is_intact(image.archive.parent):
+            return image
+    return None
+
+
+def _memory(name: str, base: oci.Layer | None, inputs: Sequence[Path], config: oci.Config) -> Path:
+    return _archives() / f".{name}-{_fingerprint(base, inputs, config)}"
 
 
 def _image(archives: Path, name: str, tag: str) -> Image:

@@ -103,13 +103,27 @@ class Rootfs:
 
 def ensure(rootfs: Rootfs, deadline: Deadline, progress: Progress) -> oci.Layer:
     """The layer from the cache, or made now. The caller holds the images' lock."""
-    entry = cache.root() / "images" / "layers" / rootfs.key
+    entry = _entry(rootfs)
     if not cache.is_intact(entry):
         cache.require_space(cache.root(), _SPACE, f"building the {rootfs.name} image")
         progress(f"building the {rootfs.name} image from {len(rootfs.packages)} Debian packages and what they need: about half a minute")
         with cache.filling(entry) as partial:
             _make(rootfs, partial / "layer.tar", deadline, progress)
         cache.prune(entry.parent, f"{rootfs.name}-*", keep=1)
+    return _layer(entry)
+
+
+def cached(rootfs: Rootfs) -> oci.Layer | None:
+    """The layer if it is in the cache."""
+    entry = _entry(rootfs)
+    return _layer(entry) if cache.is_intact(entry) else None
+
+
+def _entry(rootfs: Rootfs) -> Path:
+    return cache.root() / "images" / "layers" / rootfs.key
+
+
+def _layer(entry: Path) -> oci.Layer:
     layer = entry / "layer.tar"
     return oci.Layer(layer, cache.sealed_digest(entry, layer.name), layer.stat().st_size)
 

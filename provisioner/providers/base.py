@@ -80,6 +80,9 @@ class Provider(Protocol):
     def load_image(self, name: str, archives: Sequence[Path], deadline: Deadline, progress: Progress) -> Sequence[str]:
         """Load docker or OCI archives into every node; the image names that were loaded."""
 
+    def has_image(self, name: str, image: str) -> bool:
+        """Whether every node has the image of that name already."""
+
     def context(self, name: str) -> str:
         """What a kubeconfig calls the cluster."""
 

@@ -21,6 +21,7 @@ class FakeProvider:
     root: Path
     fault: Callable[[], None] = lambda: None
     clusters: dict[str, ClusterInfo] = field(default_factory=dict)
+    images: list[str] = field(default_factory=list)
     loaded: list[Path] = field(default_factory=list)
     name: str = "local"
 
@@ -82,6 +83,10 @@ class FakeProvider:
         self.describe(name)
         self.loaded += archives
         return [f"image-of-{archive.name}" for archive in archives]
+
+    def has_image(self, name: str, image: str) -> bool:
+        self.describe(name)
+        return image in self.images
 
     def context(self, name: str) -> str:
         return f"provisioner-{name}"

@@ -109,6 +109,10 @@ class GkeProvider:
             remedy="Push them to Artifact Registry, which the nodes can reach.",
         )
 
+    def has_image(self, _name: str, _image: str) -> bool:
+        """Never: nobody here sees what nodes of GKE have pulled."""
+        return False
+
     def context(self, name: str) -> str:
         """gcloud's name for it."""
         return f"gke_{self._project()}_{self._location() or self._find(name)['location']}_{name}"

@@ -163,10 +163,7 @@ class LocalProvider:
 
     def load_image(self, name: str, archives: Sequence[Path], deadline: Deadline, progress: Progress) -> Sequence[str]:
         """Into all nodes side by side."""
-        layout, observed = self._found(name)
-        nodes = {member_name: pid for member_name, pid in observed.members.items() if member_name != CONTROL_PLANE}
-        if observed.record is None or len(nodes) < observed.record.spec.num_nodes:
-            raise errors.Conflict(f"not every node of {name} runs", remedy="Start the cluster: create-cluster with its spec continues it.")
+        layout, nodes = self._running_nodes(name)
         for archive in archives:
             if not archive.is_file():
                 raise errors.NotFound(f"there is no archive {archive}", remedy="Give the path of a docker or OCI archive.")
@@ -184,6 +181,19 @@ class LocalProvider:
         with ThreadPoolExecutor(max_workers=len(nodes)) as pool:
             loaded = list(pool.map(load, nodes.items()))
         return sorted(set(loaded[0]))
+
+    def has_image(self, name: str, image: str) -> bool:
+        """Asked of all nodes side by side."""
+        _, nodes = self._running_nodes(name)
+        with ThreadPoolExecutor(max_workers=len(nodes)) as pool:
+            return all(image in present for present in pool.map(runtime.image_names, nodes.values()))
+
+    def _running_nodes(self, name: str) -> tuple[Layout, dict[str, int]]:
+        layout, observed = self._found(name)
+        nodes = {member_name: pid for member_name, pid in observed.members.items() if member_name != CONTROL_PLANE}
+        if observed.record is None or len(nodes) < observed.record.spec.num_nodes:
+            raise errors.Conflict(f"not every node of {name} runs", remedy="Start the cluster: create-cluster with its spec continues it.")
+        return layout, nodes
 
     def context(self, name: str) -> str:
         return f"provisioner-{name}"
