@@ -26,7 +26,7 @@ class UnknownLayout(Exception):
 
 
 class Types:
-    """The types of one kernel. `data` is the content of /sys/kernel/btf/vmlinux; raises `UnknownLayout` if it is not BTF of this machine."""
+    """The types of one kernel. `data` is what /sys/kernel/btf/vmlinux holds; raises `UnknownLayout` if it is not BTF of this machine."""
 
     def __init__(self, data: bytes) -> None:
         if len(data) < 24 or struct.unpack_from("=H", data)[0] != _MAGIC:

@@ -1,4 +1,4 @@
-"""What is to be traced, as it is asked for, and as it stands in a probe: a packet or connection that does not match costs a compare. Pure."""
+"""What is to be traced, as it is asked for and as it stands in a probe: what does not match costs the node a compare. Pure."""
 
 from __future__ import annotations
 

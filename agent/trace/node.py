@@ -27,7 +27,7 @@ class Node:
     """The pods as last read; `own` is the number of the node's network namespace, which is this process's."""
 
     store: Path = STORE
-    own: int = field(default_factory=lambda: os.stat("/proc/self/ns/net").st_ino)
+    own: int = field(default_factory=lambda: Path("/proc/self/ns/net").stat().st_ino)
     pods: Pods = field(default_factory=Pods)
     _seen: tuple[int, int, int] = (0, 0, 0)
 

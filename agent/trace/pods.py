@@ -24,11 +24,11 @@ class Pods:
 
     def netns_of(self, pod: str) -> int:
         """The number of a pod's network namespace, 0 if it is not here. Of two of that name (one ends, one begins) the later."""
-        return next((number for number, name in reversed(self.namespaces.items()) if name == pod), 0)
+        return next((number for number, name in reversed(list(self.namespaces.items())) if name == pod), 0)
 
     def link_of(self, pod: str) -> str:
         """The name of the host end of a pod's device, "" if it is not here."""
-        return next((link for link, name in reversed(self.links.items()) if name == pod), "")
+        return next((link for link, name in reversed(list(self.links.items())) if name == pod), "")
 
 
 def decode(store: str, before: Pods | None = None) -> Pods:
@@ -48,8 +48,8 @@ def decode(store: str, before: Pods | None = None) -> Pods:
             theirs = [ip_address(text) for text in row["addresses"]]
         except (ValueError, KeyError, TypeError, IndexError):
             continue
-        for known, key in ((namespaces, number), (links, link)):
-            known.pop(key, None)  # type: ignore[attr-defined]
+        namespaces.pop(number, None)  # so that the order is that of the store
+        links.pop(link, None)
         namespaces[number] = links[link] = pod
         addresses.update(dict.fromkeys(theirs, pod))
     return Pods(namespaces, links, addresses)

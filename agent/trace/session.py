@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agent.datapath import syscalls
+from agent.datapath.abi import IPAddress
 from agent.trace import connects, drops, probe
 from agent.trace.connects import Connect, Outcome
 from agent.trace.drops import Drop
@@ -139,8 +140,8 @@ def drop_document(drop: Drop, node: Node, reasons: Mapping[int, str], function: 
         "program": drops.own_direction_name(drop.own_direction),
         "policySet": drop.policy_set,
         "protocol": heads.protocol,
-        "source": _end(heads.source, heads.source_port, node),
-        "destination": _end(heads.destination, heads.destination_port, node),
+        "source": _end((heads.source, heads.source_port) if heads.source else None, node),
+        "destination": _end((heads.destination, heads.destination_port) if heads.destination else None, node),
         "detail": heads.detail,
         "length": drop.length,
         "device": drop.device,
@@ -168,16 +169,17 @@ def connect_document(connect: Connect, node: Node, translations: Translations) -
         "error": connect.error_name,
         "errorText": connect.error_text,
         "latencyMs": round(connect.latency / 1e6, 3),
-        "source": _end(*connect.source, node),
-        "asked": _end(*(asked or (None, 0)), node),
-        "destination": _end(*(destination or (None, 0)), node),
+        "source": _end(connect.source, node),
+        "asked": _end(asked, node),
+        "destination": _end(destination, node),
         "translatedBy": by,
     }
 
 
-def _end(address: Any, port: int, node: Node) -> Document:
-    pod = node.pods.addresses.get(address, "") if address is not None else ""
-    return {"address": str(address) if address is not None else "", "port": port, "pod": pod}
+def _end(end: tuple[IPAddress, int] | None, node: Node) -> Document:
+    if end is None:
+        return {"address": "", "port": 0, "pod": ""}
+    return {"address": str(end[0]), "port": end[1], "pod": node.pods.addresses.get(end[0], "")}
 
 
 def wall_time(monotonic_ns: int) -> str:

@@ -182,7 +182,7 @@ def _interruptions() -> Iterator[threading.Event]:
     """An interrupt ends the trace and is no failure: the table is still to come. A second one ends the command."""
     event = threading.Event()
 
-    def on_signal(number: int, _: object) -> None:
+    def on_signal(_: int, __: object) -> None:
         if event.is_set():
             raise KeyboardInterrupt
         event.set()
@@ -228,9 +228,8 @@ class _Follower:
         for node, reason in self.failures.items():
             note(f"{node} is not traced: {reason}")
         if not self.ready and self.failures and not self.interrupted.is_set():
-            raise errors.UpstreamFailure(
-                f"no node can be traced: {next(iter(self.failures.values()))}", remedy="docs/tracing.md says what the nodes' kernel must have."
-            )
+            reason = next(iter(self.failures.values()))
+            raise errors.UpstreamFailure(f"no node can be traced: {reason}", remedy="docs/tracing.md says what a node must have.")
         if self.output is Format.TABLE:
             sys.stdout.write("\n" + self.summary.table(self.kind))
         else:

@@ -5,8 +5,8 @@
     run.exit_code, run.errors
 
 Invariants: what the container's runtime does with a command whose caller is gone is up to it, so a command that does not end by itself
-must end when its standard input does: it has one, of what is written here, open as long as the connection is. The client must outlive it. None of
-the websocket package's exceptions leaves this module. One thread reads `lines`; `stop` may be called from any.
+must end when its standard input does: that has what is written here, and is open as long as the connection is. The client must outlive
+it. None of the websocket package's exceptions leaves this module. One thread reads `lines`; `stop` and `write` may be called from any.
 Source: Kubernetes' subprotocols v4 and v5.channel.k8s.io; a frame's first byte is the channel.
 """
 

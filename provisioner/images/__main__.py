@@ -1,4 +1,4 @@
-"""`python -m provisioner.images [--json]`: build the images of a cluster, the toolbox and the tracer, and print names, sizes and archives."""
+"""`python -m provisioner.images [--json]`: build a cluster's images, the toolbox and the tracer, and print names, sizes and archives."""
 
 from __future__ import annotations
 

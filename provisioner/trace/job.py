@@ -84,9 +84,9 @@ def hindrance(pod: Mapping[str, Any]) -> str:
     """Why a pod's container does not run and will not by itself, "" where that is not so."""
     status = pod.get("status") or {}
     if status.get("phase") in {"Failed", "Succeeded"}:
+        containers = status.get("containerStatuses") or ()
         words = [status.get("reason"), status.get("message")]
-        for container in status.get("containerStatuses") or ():
-            words.append(((container.get("state") or {}).get("terminated") or {}).get("message"))
+        words += [((container.get("state") or {}).get("terminated") or {}).get("message") for container in containers]
         return f"its pod has ended: {'; '.join(word.strip() for word in words if word) or status['phase']}"
     for container in status.get("containerStatuses") or ():
         waiting = (container.get("state") or {}).get("waiting") or {}

@@ -1,7 +1,7 @@
 """Tracers on nodes: started, listened to, and removed.
 
-Each tracer has a connection of its own to its pod's standard streams. It lives as long as it hears something there now and then, so whatever
-becomes of this process, nothing stays on the node: it ends, its Job has finished, and the cluster removes that.
+Each tracer has a connection of its own to its pod's standard streams. It lives as long as it hears something there now and then, so
+whatever becomes of this process, nothing stays on the node: it ends, its Job has finished, and the cluster removes that.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class _Tracer:
             except ApiError as error:
                 # As long as the container does not run, the node says that it knows none of the name. The API server hears that it does
                 # a second later than one could be attached.
-                if self._execution is not None and self._execution.heard or error.status in {401, 403}:
+                if (self._execution is not None and self._execution.heard) or error.status in {401, 403}:
                     raise
             else:
                 return
@@ -170,7 +170,7 @@ def _remove(client: Client, name: str) -> None:
 
 
 def sweep(client: Client, now: float) -> int:
-    """Remove what earlier commands left that were killed before their tracer came to run; how many there were. `now`: seconds of the epoch."""
+    """Remove what commands left that were killed before their tracer came to run; how many there were. `now`: seconds of the epoch."""
     import datetime as dt
 
     swept = 0

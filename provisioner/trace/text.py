@@ -9,8 +9,7 @@ from typing import Any
 
 Line = Mapping[str, Any]
 
-MEANINGS = {
-    # Ours, as bpf/abi.h has them.
+OWN = {
     "MALFORMED": "a header is cut short or contradicts itself",
     "SPOOFED_SOURCE": "a pod used an address that is not its own",
     "NO_SUCH_POD": "no pod of the node has that address",
@@ -30,8 +29,10 @@ MEANINGS = {
     "NOBODY_BEHIND": "a masqueraded port whose flow is over",
     "EGRESS_DENIED": "no NetworkPolicy lets the pod send that",
     "INGRESS_DENIED": "no NetworkPolicy lets the pod have that",
-    # The kernel's that are met most.
-    "NOT_SPECIFIED": "the kernel does not say; the function that freed it is in the line",
+}
+"""Our programs' reasons, as bpf/abi.h has them."""
+MEANINGS = {
+    "NOT_SPECIFIED": "the kernel does not say",
     "NO_SOCKET": "nobody listens on that port",
     "SOCKET_FILTER": "a filter on the socket",
     "SOCKET_RCVBUFF": "the socket's buffer is full",
@@ -59,6 +60,13 @@ MEANINGS = {
     "UNHANDLED_PROTO": "no such protocol here",
     "QUEUE_PURGE": "was queued in a socket that closed",
 }
+"""The kernel's that are met most."""
+FUNCTIONS = {
+    "__dev_forward_skb": "larger than the other end of the pair takes, or that end is down",
+    "veth_xmit": "the other end of the pair is gone, or does not keep up",
+}
+"""Where the kernel gives no reason: functions that free a packet for one, by the start of their names."""
+_UNSAID = "NOT_SPECIFIED"
 _WIDTHS = {"drops": (12, 14, 6, 44, 44, 0), "connect": (12, 14, 6, 44, 44, 22, 10, 0)}
 _HEADERS = {
     "drops": ("TIME", "NODE", "PROTO", "SOURCE", "DESTINATION", "REASON"),
@@ -81,11 +89,9 @@ def _row(kind: str, cells: Iterable[object]) -> str:
 
 def _drop(document: Line) -> tuple[object, ...]:
     own, program = document["ownReason"], document["program"].lower()
-    reason = f"{own} ({program})" if own else document["reason"]
+    reason = f"{own} ({program})" if own else _kernels(document)
     where = document["pod"] or document["device"]
     notes = [f"in {where}" if where and not own else "", document["detail"], f"{document['length']} bytes"]
-    if document["reason"] == "NOT_SPECIFIED" and document["function"]:
-        notes.append(document["function"])
     text = f"{reason}: {', '.join(note for note in notes if note)}"
     return (*_head(document), end(document["source"]), end(document["destination"]), text)
 
@@ -96,6 +102,20 @@ def _connect(document: Line) -> tuple[object, ...]:
     through = f"{end(destination)} (at the {_AT[document['translatedBy']]})" if document["translatedBy"] else ""
     client = document["pod"] or document["node"]
     return (*_head(document), f"{client} ({document['command']})", end(asked), result, f"{document['latencyMs']:.3f}", through)
+
+
+def _kernels(document: Line) -> str:
+    """The kernel's reason, and the function where it gives none."""
+    unsaid = document["reason"] == _UNSAID and document.get("function")
+    return f"{_UNSAID} in {document['function']}" if unsaid else str(document["reason"])
+
+
+def meaning(by: str, reason: str) -> str:
+    """Of a reason as the table has it; "" where nothing can be said in a few words."""
+    function = reason.partition(f"{_UNSAID} in ")[2]
+    if function:
+        return next((text for start, text in FUNCTIONS.items() if function.startswith(start)), "")
+    return (OWN if by == "anetd" else MEANINGS).get(reason, "")
 
 
 _AT = {"socket": "socket", "packets": "pod's device"}
@@ -133,7 +153,7 @@ class Summary:
 
     @staticmethod
     def _of(document: Line) -> tuple[str, str]:
-        return ("anetd", document["ownReason"]) if document["ownReason"] else ("kernel", document["reason"])
+        return ("anetd", document["ownReason"]) if document["ownReason"] else ("kernel", _kernels(document))
 
     def document(self) -> dict[str, Any]:
         rows = [{"by": by, "reason": reason, "count": count} for (by, reason), count in self.counts.most_common()]
@@ -143,14 +163,9 @@ class Summary:
         """Most frequent first."""
         if not self.counts:
             return "no packet was dropped\n" if kind == "drops" else "there was no connection\n"
-        if kind == "drops":
-            rows = [
-                (reason, by, str(count), MEANINGS.get(reason, "") if by == "anetd" or reason in MEANINGS else "")
-                for (by, reason), count in self.counts.most_common()
-            ]
-            lines = [("REASON", "BY", "PACKETS", "MEANS"), *rows]
-        else:
-            lines = [("RESULT", "CONNECTIONS"), *((result, str(count)) for (_, result), count in self.counts.most_common())]
+        lines: list[tuple[str, ...]] = [("REASON", "BY", "PACKETS", "MEANS") if kind == "drops" else ("RESULT", "CONNECTIONS")]
+        for (by, reason), count in self.counts.most_common():
+            lines.append((reason, by, str(count), meaning(by, reason)) if kind == "drops" else (reason, str(count)))
         widths = [max(len(row[column]) for row in lines) for column in range(len(lines[0]))]
         text = "".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n" for row in lines)
         return text + (f"{self.untold} of them came too fast to be shown one by one\n" if self.untold else "")

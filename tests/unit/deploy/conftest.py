@@ -55,7 +55,7 @@ class ApiServer:
         self.headers: list[dict[str, str]] = []
         self.close_after_each = False
         self.run = None
-        """Called with a command's words and its `Channels`, in the handler's thread."""
+        """Called with a command's words (None: attached to what runs) and its `Channels`, in the handler's thread."""
 
     def on(self, method, path, *answers):
         self.answers[method, path] = list(answers)
@@ -123,7 +123,7 @@ def api(certificates, tmp_path):
             if self.headers.get("Upgrade") == "websocket" and fake.run is not None:
                 fake.requests.append((self.command, self.path, None))
                 with contextlib.suppress(OSError):  # a client that is gone
-                    fake.run(parse_qs(urlsplit(self.path).query)["command"], Channels(self))
+                    fake.run(parse_qs(urlsplit(self.path).query).get("command"), Channels(self))
                 return
             status, document = fake.answer(self.command, self.path, body)
             if status == 0:
@@ -137,7 +137,7 @@ def api(certificates, tmp_path):
             if fake.close_after_each:
                 self.close_connection = True
 
-        do_GET = do_PATCH = handle_any  # noqa: N815
+        do_GET = do_PATCH = do_DELETE = handle_any  # noqa: N815
 
         def log_message(self, *args):
             pass
