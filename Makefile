@@ -75,6 +75,7 @@ bench: setup ## measure what docs/benchmarks.md reports
 	-$(ROOT) $(PYTHON) -m tests.bench.datapath_limit --json build/bench-datapath.json
 	-$(ROOT) $(PYTHON) -m tests.bench.cluster --json build/bench-cluster.json
 	-$(ROOT) $(PYTHON) -m tests.bench.services --json build/bench-services.json
+	-$(ROOT) $(PYTHON) -m tests.bench.trace --json build/bench-trace.json
 	-$(PYTHON) -m tests.bench.policy_compiler --json build/bench-policy-compiler.json
 	-$(ROOT) $(PYTHON) -m tests.bench.policy_latency --json build/bench-policy-latency.json
 	-$(PYTHON) -m tests.bench.check --json build/bench-check.json

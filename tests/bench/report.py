@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.bench import report_cluster, report_datapath, report_policy_compiler, report_policy_latency, report_services, report_tool
+from tests.bench import (
+    report_cluster,
+    report_datapath,
+    report_policy_compiler,
+    report_policy_latency,
+    report_services,
+    report_tool,
+    report_trace,
+)
 from tests.bench.goal import Goal
 
 Document = dict[str, Any]
@@ -43,6 +51,7 @@ PARTS = (
     Part("cluster", report_cluster.goals, report_cluster.section),
     Part("policy-compiler", report_policy_compiler.goals, report_policy_compiler.section),
     Part("policy-latency", report_policy_latency.goals, report_policy_latency.section),
+    Part("trace", report_trace.goals, report_trace.section),
     Part("check", report_tool.check_goals, report_tool.gate_section),
     Part("gke", report_tool.gke_goals, report_tool.gke_section),
     Part("terraform", report_tool.provider_goals, report_tool.provider_section),

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from .kube import Cluster, container_pid, eventually, run
+from .kube import Cluster, container_pid, eventually, run, toolbox_pod
 
 # One where a Service is translated at the socket, and one where packet by packet.
 pytestmark = pytest.mark.parametrize("cluster", ["native-ipv4", "vxlan-dual"], indirect=True)
@@ -163,6 +163,50 @@ def test_a_packet_that_our_programs_drop_has_their_reason(cluster: Cluster, play
     assert found["destination"]["pod"] == f"{playground}/b1"
 
 
+@pytest.fixture(scope="module")
+def isolated(cluster: Cluster) -> Iterator[str]:
+    """A namespace with a client, a server that nobody may reach, and one that may reach nobody, on different nodes."""
+    first, second = cluster.nodes()[:2]
+    with cluster.namespace("isolated") as namespace:
+        pods = [toolbox_pod(cluster, name, node) for name, node in (("client", first), ("closed", second), ("silent", first))]
+        policies = [
+            {
+                "apiVersion": "networking.k8s.io/v1",
+                "kind": "NetworkPolicy",
+                "metadata": {"name": name},
+                "spec": {"podSelector": {"matchLabels": {"app": name}}, "policyTypes": [direction]},
+            }
+            for name, direction in (("closed", "Ingress"), ("silent", "Egress"))
+        ]
+        for item in (*pods, *policies):
+            item["metadata"]["namespace"] = namespace
+        cluster.apply(*policies, *pods)
+        cluster.wait_ready(namespace, "client", "closed", "silent", within=120)
+        yield namespace
+
+
+@pytest.mark.parametrize(
+    ("client", "server", "reason", "program"),
+    [
+        ("client", "closed", "INGRESS_DENIED", ("FROM_NETDEV", "FROM_OVERLAY", "TO_POD")),
+        ("silent", "client", "EGRESS_DENIED", ("FROM_POD",)),
+    ],
+)
+def test_a_packet_that_a_policy_denies(
+    cluster: Cluster, isolated: str, drops: Trace, client: str, server: str, reason: str, program: tuple[str, ...]
+) -> None:
+    for address in cluster.pod_addresses(isolated, server).values():
+
+        def ask(address: str = address) -> None:
+            cluster.exec(isolated, client, "sh", "-c", f"echo question | nc -u -w 1 {address} {SERVED}", check=False)
+
+        found = drops.first(drop(address, SERVED, reason), ask)
+        assert (found["source"]["pod"], found["destination"]["pod"]) == (f"{isolated}/{client}", f"{isolated}/{server}")
+        assert found["program"] in program
+        assert found["policySet"] > 0
+        assert found["node"] == cluster.pod(isolated, client if reason == "EGRESS_DENIED" else server)["spec"]["nodeName"]
+
+
 def connection(client: str, address: str, port: int, outcome: str) -> Callable[[Document], bool]:
     def is_it(document: Document) -> bool:
         if document["type"] != "connect" or document["pod"] != client:
@@ -218,7 +262,7 @@ def test_a_pods_trace_is_of_that_pod_and_ends_by_itself_with_a_table(cluster: Cl
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     try:
-        text = run(cluster.provisioner, "trace", "drops", cluster.name, "--pod", f"{playground}/a2", "--duration", "8s", timeout=300)
+        text = run(cluster.provisioner, "trace", "drops", cluster.name, "--pod", f"{playground}/a2", "--duration", "15s", timeout=300)
     finally:
         asking.set()
         thread.join(60)

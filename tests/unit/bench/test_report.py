@@ -13,6 +13,11 @@ CHECK = {
 GKE = {"added_s": {"min": 1.0, "median": 1.2, "max": 1.5}}
 
 
+TRACE = {kind: {key: {"min": 1.0, "median": 2.5, "max": 4.0} for key in ("first_s", "gone_s")} for kind in ("drops", "connect")} | {
+    "loading_s": 9
+}
+
+
 def page(**documents):
     return list(report.render(documents))
 
@@ -29,6 +34,12 @@ def test_a_figure_that_misses_its_goal_stands_first_and_in_the_table():
     lines = page(check=CHECK)
     assert "- `provisioner features` (median): 300 ms, wanted 250." in lines[: lines.index("## Goals")]
     assert "| `provisioner features` (median) | 300 ms | ≤ 250 ms | **no** |" in lines
+
+
+def test_the_tracer_has_its_goal_and_its_section():
+    lines = page(trace=TRACE)
+    assert "| `trace drops`: from the command to its first line (median) | 2.5 s | ≤ 3 s | yes |" in lines
+    assert "| `trace connect`, killed by SIGKILL, to nothing left | 1.0 s | 2.5 s | 4.0 s |" in lines
 
 
 def test_the_documents_are_read_from_a_directory_by_their_parts_names(tmp_path, capsys):
