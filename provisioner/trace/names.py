@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any
 
 Frontend = tuple[str, int, str]
@@ -13,18 +13,27 @@ Frontend = tuple[str, int, str]
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Pods and Services are "namespace/name"; addresses are as Python's ipaddress writes them."""
+    """Pods and Services are "namespace/name"; addresses are as Python's ipaddress writes them. `ranges`: of the nodes' pods."""
 
     pods: Mapping[str, str] = field(default_factory=dict)
     services: Mapping[Frontend, str] = field(default_factory=dict)
     nodes: Mapping[str, str] = field(default_factory=dict)
+    ranges: Sequence[IPv4Network | IPv6Network] = ()
+
+    def lacks(self, address: str) -> bool:
+        """Whether this is an address of the pods' ranges, and of no pod that is known."""
+        if not address or address in self.pods:
+            return False
+        return any(ip_address(address) in network for network in self.ranges)
 
 
 def gather(pods: Iterable[Mapping[str, Any]], services: Iterable[Mapping[str, Any]], nodes: Iterable[Mapping[str, Any]]) -> Names:
     """Of the objects' JSON. Of two pods with one address, one of which has ended, the other has it."""
+    nodes = list(nodes)
     by_node = {address: node["metadata"]["name"] for node in nodes for address in _node_addresses(node)}
     frontends = {frontend: _name(service) for service in services for frontend in _frontends(service, by_node)}
-    return Names({address: _name(pod) for pod in pods for address in pod_addresses(pod)}, frontends, by_node)
+    ranges = [ip_network(cidr) for node in nodes for cidr in (node.get("spec") or {}).get("podCIDRs") or ()]
+    return Names({address: _name(pod) for pod in pods for address in pod_addresses(pod)}, frontends, by_node, ranges)
 
 
 def pod_addresses(pod: Mapping[str, Any]) -> list[str]:

@@ -29,8 +29,9 @@ _BEAT_SECONDS = 5.0
 """A quarter of the silence after which a tracer ends by itself."""
 _LOOK_SECONDS = 0.05
 _STATUS_SECONDS = 1.0
-_NAMES_SECONDS = 15.0
-_FIRST_NAMES_SECONDS = 1.0
+_NAMES_SECONDS = 1.0
+_NAMES_WAIT_SECONDS = 2.5
+_ASK_AGAIN_SECONDS = 15.0
 _ORPHAN_SECONDS = 120
 _START_SECONDS = 300
 _KINDS = ("pods", "services", "nodes")
@@ -223,31 +224,45 @@ def pod_of(client: Client, name: str) -> tuple[str, list[str]]:
 
 
 class Lookup:
-    """The cluster's names, looked up in a thread: the first packet does not wait for them, and one that is unknown asks for them anew."""
+    """The cluster's names, looked up in a thread. A pod's address that is not known yet is waited for, a moment and not again and again."""
 
     def __init__(self, client: Client) -> None:
         self.names = names.Names()
         self._client = client
-        self._wanted = threading.Event()
-        self._known = threading.Event()
-        self._wanted.set()
+        self._changed = threading.Condition()
+        self._begun = self._done = 0
+        self._wanted = 1
+        self._asked: dict[str, float] = {}
         threading.Thread(target=self._look, name="names", daemon=True).start()
 
     def name_ends(self, document: dict[str, Any]) -> dict[str, Any]:
         """As `names.name_ends`."""
-        self._known.wait(_FIRST_NAMES_SECONDS)
-        named = names.name_ends(document, self.names)
-        ends = [named[side] for side in ("source", "asked", "destination") if side in named]
-        if not all(end["pod"] or end["service"] or end["node"] for end in ends):
-            self._wanted.set()
-        return named
+        self._await(1)
+        now = time.monotonic()
+        addresses = {document[side]["address"] for side in ("source", "asked", "destination") if side in document}
+        new = [
+            each for each in addresses if self.names.lacks(each) and now - self._asked.get(each, -_ASK_AGAIN_SECONDS) >= _ASK_AGAIN_SECONDS
+        ]
+        if new:
+            self._asked |= dict.fromkeys(new, now)
+            self._await(self._begun + 1)
+        return names.name_ends(document, self.names)
+
+    def _await(self, number: int) -> None:
+        with self._changed:
+            self._wanted = max(self._wanted, number)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._done >= number, _NAMES_WAIT_SECONDS)
 
     def _look(self) -> None:
         while True:
-            self._wanted.wait()
-            self._wanted.clear()
+            with self._changed:
+                self._changed.wait_for(lambda: self._wanted > self._begun)
+                self._begun += 1
             with contextlib.suppress(ApiError, UnavailableError):
                 kinds = [self._client.get(f"/api/v1/{kind}", resourceVersion="0").get("items") or () for kind in _KINDS]
                 self.names = names.gather(*kinds)
-            self._known.set()
+            with self._changed:
+                self._done = self._begun
+                self._changed.notify_all()
             time.sleep(_NAMES_SECONDS)

@@ -200,8 +200,9 @@ def test_a_packet_that_a_policy_denies(
         def ask(address: str = address) -> None:
             cluster.exec(isolated, client, "sh", "-c", f"echo question | nc -u -w 1 {address} {SERVED}", check=False)
 
-        found = drops.first(drop(address, SERVED, reason), ask)
-        assert (found["source"]["pod"], found["destination"]["pod"]) == (f"{isolated}/{client}", f"{isolated}/{server}")
+        ends = (f"{isolated}/{client}", f"{isolated}/{server}")  # younger than the trace: the first line may come before their names
+        denied = drop(address, SERVED, reason)
+        found = drops.first(lambda d, denied=denied: denied(d) and (d["source"]["pod"], d["destination"]["pod"]) == ends, ask)
         assert found["program"] in program
         assert found["policySet"] > 0
         assert found["node"] == cluster.pod(isolated, client if reason == "EGRESS_DENIED" else server)["spec"]["nodeName"]

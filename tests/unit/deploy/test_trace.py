@@ -211,20 +211,23 @@ def test_what_a_killed_command_left_before_its_tracer_ran_is_swept(cluster, api,
     assert cluster.deleted == ["old"]
 
 
-def test_names_come_in_a_thread_and_again_when_one_is_unknown(api, talk, monkeypatch):
+def test_names_come_in_a_thread_and_again_when_a_pods_is_unknown(api, talk, monkeypatch):
     monkeypatch.setattr(run, "_NAMES_SECONDS", 0.01)
 
     def pods(*addresses):
         return {"items": [{"metadata": {"namespace": "d", "name": a}, "spec": {}, "status": {"podIPs": [{"ip": a}]}} for a in addresses]}
 
     api.on("GET", "/api/v1/pods", (200, pods("10.0.0.1")), (200, pods("10.0.0.1", "10.0.0.2")))
-    for kind in ("services", "nodes"):
-        api.on("GET", f"/api/v1/{kind}", (200, {"items": []}))
+    api.on("GET", "/api/v1/services", (200, {"items": []}))
+    api.on("GET", "/api/v1/nodes", (200, {"items": [{"metadata": {"name": "n"}, "spec": {"podCIDRs": ["10.0.0.0/24"]}}]}))
     lookup = run.Lookup(talk)
 
     def name(address):
         document = {"protocol": "TCP", "source": {"address": address, "port": 1, "pod": ""}}
         return lookup.name_ends(document)["source"]["pod"]
 
-    assert name("10.0.0.1") == "d/10.0.0.1"
+    until(lambda: name("10.0.0.1") == "d/10.0.0.1")
+    assert name("192.0.2.1") == ""
+    assert len([target for _, target, _ in api.requests if target.startswith("/api/v1/pods")]) == 1
+    monkeypatch.setattr(run, "_ASK_AGAIN_SECONDS", 0.01)
     until(lambda: name("10.0.0.2") == "d/10.0.0.2")

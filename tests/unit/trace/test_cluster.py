@@ -63,6 +63,7 @@ def service(name, *cluster, ports, external=(), balancer=()):
 NODES = [
     {
         "metadata": {"name": "node-0"},
+        "spec": {"podCIDRs": ["10.0.0.0/24"]},
         "status": {"addresses": [{"type": "InternalIP", "address": "172.30.0.10"}, {"type": "Hostname", "address": "n"}]},
     }
 ]
@@ -84,6 +85,10 @@ def known():
 def test_an_address_is_the_pods_that_has_it_now_and_not_a_host_network_ones(known):
     assert known.pods == {"10.0.0.1": "default/a", "fd00::1": "default/a", "10.0.0.2": "default/b"}
     assert known.nodes == {"172.30.0.10": "node-0"}
+
+
+def test_a_pods_address_that_is_nobodys_yet_is_told_from_a_strangers(known):
+    assert [known.lacks(address) for address in ("10.0.0.1", "10.0.0.77", "192.0.2.1", "fd00::1", "")] == [False, True, False, False, False]
 
 
 @pytest.mark.parametrize(
