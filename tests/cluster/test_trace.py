@@ -202,7 +202,7 @@ def test_a_packet_that_a_policy_denies(
 
         ends = (f"{isolated}/{client}", f"{isolated}/{server}")  # younger than the trace: the first line may come before their names
         denied = drop(address, SERVED, reason)
-        found = drops.first(lambda d, denied=denied: denied(d) and (d["source"]["pod"], d["destination"]["pod"]) == ends, ask)
+        found = drops.first(lambda d, denied=denied, ends=ends: denied(d) and (d["source"]["pod"], d["destination"]["pod"]) == ends, ask)
         assert found["program"] in program
         assert found["policySet"] > 0
         assert found["node"] == cluster.pod(isolated, client if reason == "EGRESS_DENIED" else server)["spec"]["nodeName"]
