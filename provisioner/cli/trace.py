@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from pathlib import Path
@@ -130,7 +130,7 @@ def _run(kind: str, flags: dict[str, Any]) -> None:
         with _interruptions() as interrupted:
             lookup = run.Lookup(client)
             with run.Tracing(client, request, limit) as tracing:
-                _follow(_Follower(kind, len(nodes), seconds, output, interrupted), tracing, lookup)
+                _follow(_Follower(kind, nodes, seconds, output, interrupted), tracing, lookup)
             run.sweep(client, time.time())
 
 
@@ -196,22 +196,22 @@ def _interruptions() -> Iterator[threading.Event]:
 
 
 class _Follower:
-    """Prints what tracers say. `ready` and `ended` count nodes; `failures` says why some do not trace."""
+    """Prints what tracers say. `traced` are the nodes that trace or have; `failures` says why others do not."""
 
-    def __init__(self, kind: str, nodes: int, seconds: float, output: Format, interrupted: threading.Event) -> None:
+    def __init__(self, kind: str, nodes: Sequence[str], seconds: float, output: Format, interrupted: threading.Event) -> None:
         from provisioner.trace.text import Summary
 
-        self.kind, self.nodes, self.seconds, self.output, self.interrupted = kind, nodes, seconds, output, interrupted
+        self.kind, self.nodes, self.seconds, self.output, self.interrupted = kind, len(nodes), seconds, output, interrupted
+        self._width = max(map(len, nodes))
         self.summary: Summary = Summary()
-        self.ready = 0
+        self.traced: set[str] = set()
         self.failures: dict[str, str] = {}
         self.until = float("inf")
 
     def hear(self, node: str, document: dict[str, Any], lookup: Lookup) -> None:
         match document["type"]:
             case "ready":
-                self.ready += 1
-                self._began(node, document)
+                self._traces(node, document["lacks"])
             case "unsupported":
                 self.failures[node] = document["message"]
             case "lost":
@@ -220,14 +220,21 @@ class _Follower:
                 self.summary.add(document)
                 self._print({"type": document["type"], "node": node} | lookup.name_ends({**document, "node": node}))
 
-    def fail(self, node: str, reason: str) -> None:
-        self.failures.setdefault(node, reason)
+    def ended(self, node: str, said: str, failure: Exception | None) -> None:
+        """A node's tracer is gone: as it was told to, or because something stands in its way."""
+        if node in self.traced:
+            if failure is not None:
+                note(f"{node} is not traced any more: {failure}")
+            return
+        # With the compiler's words, where it is the one who refused.
+        reasons = (self.failures.get(node, ""), str(failure or ""), said)
+        self.failures[node] = "\n".join(filter(None, reasons)) or "the tracer has ended"
+        note(f"{node} is not traced: {self.failures[node]}")
+        self._begin()
 
     def finish(self) -> None:
         """The table by reason. Raises `errors.UpstreamFailure` where no node traced at all."""
-        for node, reason in self.failures.items():
-            note(f"{node} is not traced: {reason}")
-        if not self.ready and self.failures and not self.interrupted.is_set():
+        if not self.traced and self.failures and not self.interrupted.is_set():
             reason = next(iter(self.failures.values()))
             raise errors.UpstreamFailure(f"no node can be traced: {reason}", remedy="docs/tracing.md says what a node must have.")
         if self.output is Format.TABLE:
@@ -236,18 +243,23 @@ class _Follower:
             self._print(self.summary.document())
         sys.stdout.flush()
 
-    def _began(self, node: str, document: dict[str, Any]) -> None:
+    def _traces(self, node: str, lacks: Sequence[str]) -> None:
         from provisioner.trace import text
 
-        for lack in document["lacks"]:
+        for lack in lacks:
             note(f"{node}: {lack}")
-        if self.ready == 1:
+        if not self.traced and self.output is Format.TABLE:
+            sys.stdout.write(text.header(self.kind, self._width) + "\n")
+            sys.stdout.flush()
+        self.traced.add(node)
+        self._begin()
+
+    def _begin(self) -> None:
+        """The time runs once every node traces, or is known not to."""
+        if self.traced and len(self.traced) + len(self.failures) == self.nodes:
             self.until = time.monotonic() + self.seconds if self.seconds else float("inf")
-            if self.output is Format.TABLE:
-                sys.stdout.write(text.header(self.kind) + "\n")
-                sys.stdout.flush()
-        if self.ready == self.nodes:
-            note(f"Tracing on {self.nodes} node{'s' if self.nodes > 1 else ''}" + ("." if self.seconds else "; an interrupt ends it."))
+            nodes = "1 node" if len(self.traced) == 1 else f"{len(self.traced)} nodes"
+            note(f"Tracing on {nodes}." if self.seconds else f"Tracing on {nodes}; an interrupt ends it.")
 
     def _print(self, document: dict[str, Any]) -> None:
         import json
@@ -256,7 +268,7 @@ class _Follower:
 
         match self.output:
             case Format.TABLE:
-                line = text.line(self.kind, document) + "\n"
+                line = text.line(self.kind, document, self._width) + "\n"
             case Format.JSON:
                 line = json.dumps(document, separators=(",", ":")) + "\n"
             case Format.YAML:
@@ -277,9 +289,7 @@ def _follow(follower: _Follower, tracing: Tracing, lookup: Lookup) -> None:
                 with contextlib.suppress(ValueError, KeyError, TypeError):  # a runtime may speak on the same stream
                     follower.hear(node, json.loads(text), lookup)
             case Ended(node, _, said, failure):
-                note(said)
-                if failure is not None or not follower.ready:
-                    follower.fail(node, str(failure or said or "the tracer has ended").strip())
+                follower.ended(node, said.strip(), failure)
         now = time.monotonic()
         if last_words == float("inf") and (follower.interrupted.is_set() or now >= follower.until):
             last_words = now + _LAST_WORDS_SECONDS

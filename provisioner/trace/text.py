@@ -67,31 +67,34 @@ FUNCTIONS = {
 }
 """Where the kernel gives no reason: functions that free a packet for one, by the start of their names."""
 _UNSAID = "NOT_SPECIFIED"
-_WIDTHS = {"drops": (12, 14, 6, 44, 44, 0), "connect": (12, 14, 6, 44, 44, 22, 10, 0)}
+_WIDTHS = {"drops": (12, 0, 6, 44, 44, 0), "connect": (12, 0, 6, 44, 44, 12, 9, 0)}
 _HEADERS = {
     "drops": ("TIME", "NODE", "PROTO", "SOURCE", "DESTINATION", "REASON"),
     "connect": ("TIME", "NODE", "PROTO", "FROM", "TO", "RESULT", "MS", "THROUGH"),
 }
 
 
-def header(kind: str) -> str:
-    return _row(kind, _HEADERS[kind])
+def header(kind: str, node_width: int) -> str:
+    """`node_width` is that of the longest node's name."""
+    return _row(kind, _HEADERS[kind], node_width)
 
 
-def line(kind: str, document: Line) -> str:
+def line(kind: str, document: Line, node_width: int) -> str:
     """One packet or connection. Columns are as wide as most of what stands in them; a longer one moves the rest of its line."""
-    return _row(kind, _drop(document) if kind == "drops" else _connect(document))
+    return _row(kind, _drop(document) if kind == "drops" else _connect(document), node_width)
 
 
-def _row(kind: str, cells: Iterable[object]) -> str:
-    return "  ".join(str(cell).ljust(width) for cell, width in zip(cells, _WIDTHS[kind], strict=True)).rstrip()
+def _row(kind: str, cells: Iterable[object], node_width: int) -> str:
+    time, _, *rest = _WIDTHS[kind]
+    widths = (time, max(node_width, len("NODE")), *rest)
+    return "  ".join(str(cell).ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def _drop(document: Line) -> tuple[object, ...]:
     own, program = document["ownReason"], document["program"].lower()
     reason = f"{own} ({program})" if own else _kernels(document)
     where = document["pod"] or document["device"]
-    notes = [f"in {where}" if where and not own else "", document["detail"], f"{document['length']} bytes"]
+    notes = [f"{'at' if own else 'in'} {where}" if where else "", document["detail"], f"{document['length']} bytes"]
     text = f"{reason}: {', '.join(note for note in notes if note)}"
     return (*_head(document), end(document["source"]), end(document["destination"]), text)
 

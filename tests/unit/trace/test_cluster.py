@@ -125,14 +125,17 @@ def test_the_cluster_adds_what_the_node_does_not_know(known):
     ("fields", "words"),
     [
         ({}, ["03:04:05.678", "node-0", "UDP", "10.0.0.1:4000 node/said", "10.0.0.2:53", "NO_SOCKET: in default/b, 99 bytes"]),
-        ({"ownReason": "EGRESS_DENIED", "program": "FROM_POD", "reason": "TC_INGRESS"}, ["EGRESS_DENIED (from_pod): 99 bytes"]),
+        (
+            {"ownReason": "EGRESS_DENIED", "program": "FROM_POD", "reason": "TC_INGRESS"},
+            ["EGRESS_DENIED (from_pod): at default/b, 99 bytes"],
+        ),
         ({"reason": "NOT_SPECIFIED", "function": "__dev_forward_skb2"}, ["NOT_SPECIFIED in __dev_forward_skb2: in default/b, 99 bytes"]),
         ({"source": {"address": "fd00::1", "port": 1}}, ["[fd00::1]:1"]),
         ({"source": {"address": "", "port": 0}, "detail": "SYN", "pod": ""}, ["-", "in eth0, SYN, 99 bytes"]),
     ],
 )
 def test_a_lost_packets_line(fields, words):
-    line = text.line("drops", drop(**fields))
+    line = text.line("drops", drop(**fields), 6)
     for word in words:
         assert word in line
 
@@ -148,11 +151,11 @@ def connect(**fields):
 
 
 def test_a_connections_line_says_whom_the_service_led_to():
-    line = text.line("connect", connect())
+    line = text.line("connect", connect(), 6)
     for word in ("default/a (curl)", "10.96.0.1:80 default/web", "succeeded", "0.123", "10.0.0.2:8080 default/b (at the socket)"):
         assert word in line
-    assert "pod's device" in text.line("connect", connect(translatedBy="packets"))
-    direct = text.line("connect", connect(translatedBy="", error="ECONNREFUSED", pod=""))
+    assert "pod's device" in text.line("connect", connect(translatedBy="packets"), 6)
+    direct = text.line("connect", connect(translatedBy="", error="ECONNREFUSED", pod=""), 6)
     assert "ECONNREFUSED" in direct
     assert "10.0.0.2:8080" not in direct
     assert "node-0 (curl)" in direct
