@@ -211,6 +211,11 @@ def udp_ask(cluster: Cluster, namespace: str, pod: str, address: str, port: int,
     return cluster.exec(namespace, pod, "sh", "-c", script, timeout=60).strip()
 
 
+def listening(cluster: Cluster, namespace: str, pod: str, port: int) -> int:
+    """How many sockets of a pod wait at a port for whoever comes, of TCP and UDP together."""
+    return len(cluster.exec(namespace, pod, "ss", "-Hlntu", f"sport = :{port}").splitlines())
+
+
 def agent_on(cluster: Cluster, node: str) -> str:
     """The name of the agent's pod on a node."""
     pods = cluster.get("pods", "-n", "kube-system", "-l", "app=anetd", "--field-selector", f"spec.nodeName={node}")["items"]

@@ -55,7 +55,7 @@ class Shell:
         except OSError as error:
             raise Gone(str(error)) from error
         status, out, err = self._until(mark, command, seconds)
-        return Done(status, out.decode(errors="replace"), err.decode(errors="replace"))
+        return Done(status, _text(out), _text(err))
 
     def _until(self, mark: bytes, command: Sequence[str], seconds: float) -> tuple[int, bytes, bytes]:
         """The status, and what both streams hold between the marks."""
@@ -82,6 +82,11 @@ class Shell:
                     if begun:
                         raise subprocess.TimeoutExpired(list(command), seconds)
                     raise Gone("the shell is silent")
+
+
+def _text(heard: bytes) -> str:
+    """As `subprocess` reads a text, with line ends of one kind."""
+    return heard.decode(errors="replace").replace("\r\n", "\n")
 
 
 class Shells:

@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import time
 from typing import Any
 
-from .kube import Cluster, agent_process, container_pid, eventually, program_of, ready, status, toolbox_pod, url
+from .kube import Cluster, agent_process, container_pid, eventually, listening, program_of, ready, status, toolbox_pod, url
 
 # A sender numbers its datagrams (or lines) at 100 a second; the receiver prints every number that it sees.
-UDP_SINK = "timeout 20 nc -u -l -p 9300 > /tmp/udp.seen"
-TCP_SINK = "timeout 20 nc -l -p 9300 > /tmp/tcp.seen"
-SENDER = "i=0; while [ $i -lt 800 ]; do echo $i; i=$((i+1)); sleep 0.01; done | nc {flags} -w 12 {address} 9300"
+# Busy cores make a shell's `sleep 0.01` several times as long; who tries again finds the last try's receivers still at their port.
+UDP_SINK = "timeout 90 nc -u -l -p {port} > /tmp/udp.seen"
+TCP_SINK = "timeout 90 nc -l -p {port} > /tmp/tcp.seen"
+SENDER = "i=0; while [ $i -lt 800 ]; do echo $i; i=$((i+1)); sleep 0.01; done | nc {flags} -w 12 {address} {port}"
 
 
 def test_streams_lose_nothing_while_the_agent_is_killed_and_comes_back(cluster: Cluster, playground: str) -> None:
     server = cluster.pod_addresses(playground, "b1")[4]
     node = cluster.pod(playground, "b1")["spec"]["nodeName"]
-    sinks = [cluster.kubectl_process("exec", "-n", playground, "b1", "--", "sh", "-c", sink) for sink in (UDP_SINK, TCP_SINK)]
-    time.sleep(1.5)
+    port = 9300 + secrets.randbelow(500)
+    receivers = [sink.format(port=port) for sink in (UDP_SINK, TCP_SINK)]
+    sinks = [cluster.kubectl_process("exec", "-n", playground, "b1", "--", "sh", "-c", sink) for sink in receivers]
+    eventually(lambda: listening(cluster, playground, "b1", port) == 2, what="both receivers")
     senders = [
-        cluster.kubectl_process("exec", "-n", playground, "a1", "--", "sh", "-c", SENDER.format(flags=flags, address=server))
+        cluster.kubectl_process("exec", "-n", playground, "a1", "--", "sh", "-c", SENDER.format(flags=flags, address=server, port=port))
         for flags in ("-u", "-q 1")
     ]
     try:
-        time.sleep(2)
+        for kind in ("udp", "tcp"):
+            eventually(lambda kind=kind: "99" in cluster.exec(playground, "b1", "cat", f"/tmp/{kind}.seen").split(), what=f"{kind} flows")
         for victim in (node, cluster.pod(playground, "a1")["spec"]["nodeName"]):
             cluster.in_member(victim, "kill", f"-{signal.SIGKILL.value}", str(agent_process(cluster, victim)))
         for sender in senders:
-            sender.wait(timeout=40)
+            sender.wait(timeout=90)
     finally:
         for process in (*senders, *sinks):
             process.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import stat
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import KINDS, ready_endpoints, spec_file
-from .kube import Cluster, agent_on, agent_process, eventually, program_of, ready, run, status, toolbox_pod, url
+from .kube import Cluster, agent_on, agent_process, eventually, listening, program_of, ready, run, status, toolbox_pod, url
 from .service_kit import by_source_port, free_ports, node_port, service, settled
 from .test_agent_life import inventory
 
@@ -68,32 +69,35 @@ def numbered_streams(cluster: Cluster, namespace: str, client: str, server: str)
     """A UDP and a TCP stream, a hundred numbered lines a second, around the block; afterwards every number has arrived, in order."""
     cluster.exec(namespace, client, "rm", "-f", "/tmp/halt")
     address = cluster.pod_addresses(namespace, server)[4]
-    sender = "i=0; while [ ! -e /tmp/halt ]; do echo $i; i=$((i+1)); sleep 0.01; done | nc {flags} {address} 9400"
-    sinks = [("-u", "udp"), ("", "tcp")]
-    processes = [
-        cluster.kubectl_process(
-            "exec", "-n", namespace, server, "--", "sh", "-c", f"timeout 120 nc {flag} -l -p 9400 > /tmp/{kind}.numbers"
-        )
-        for flag, kind in sinks
-    ]
-    time.sleep(1.5)
-    processes += [
-        cluster.kubectl_process("exec", "-n", namespace, client, "--", "sh", "-c", sender.format(flags=flags, address=address))
-        for flags in ("-u -q 1", "-q 1")
-    ]
-    time.sleep(1)
-    started = time.monotonic()
+    port = 9400 + secrets.randbelow(500)  # whoever tries again finds the last try's receivers still at theirs
+    sender = "i=0; while [ ! -e /tmp/halt ]; do echo $i; i=$((i+1)); sleep 0.01; done | nc {flags} {address} {port}"
+    kinds = {"udp": "-u", "tcp": ""}
+    receivers = [f"timeout 240 nc {flag} -l -p {port} > /tmp/{kind}.numbers" for kind, flag in kinds.items()]
+    sinks = [cluster.kubectl_process("exec", "-n", namespace, server, "--", "sh", "-c", receiver) for receiver in receivers]
+    senders: list[subprocess.Popen[str]] = []
+
+    def numbers(kind: str) -> list[int]:
+        return [int(number) for number in cluster.exec(namespace, server, "cat", f"/tmp/{kind}.numbers").split()]
+
     try:
+        eventually(lambda: listening(cluster, namespace, server, port) == 2, what="both receivers")
+        for flag in kinds.values():
+            command = sender.format(flags=f"{flag} -q 1", address=address, port=port)
+            senders.append(cluster.kubectl_process("exec", "-n", namespace, client, "--", "sh", "-c", command))
+        eventually(lambda: all(len(numbers(kind)) > 50 for kind in kinds), what="both streams")
+        started = time.monotonic()
         yield
         lasted = time.monotonic() - started
         cluster.exec(namespace, client, "touch", "/tmp/halt")
-        time.sleep(2)
+        for process in senders:
+            process.wait(timeout=30)
+        time.sleep(1)
     finally:
-        for process in processes:
+        for process in (*senders, *sinks):
             process.kill()
             process.wait()
-    for _, kind in sinks:
-        seen = [int(number) for number in cluster.exec(namespace, server, "cat", f"/tmp/{kind}.numbers").split()]
+    for kind in kinds:
+        seen = numbers(kind)
         lost = sorted(set(range(max(seen, default=0))) - set(seen))
         assert not lost, f"{kind}: {len(lost)} of {max(seen)} lost, from {lost[0]} on"
         assert seen == sorted(seen)

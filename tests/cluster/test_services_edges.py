@@ -103,7 +103,7 @@ def test_a_host_port_is_the_pods_on_its_node_alone(cluster: Cluster, namespace: 
     assert ask("host-near", "127.0.0.1", LOOPBACK_PORT) == "server"
     assert ask("host-near", "127.0.0.1", NARROW_PORT) == ""
     cluster.kubectl("delete", "pod", "server", "-n", namespace)
-    assert ask("far", narrow, HOST_PORT) == ""
+    eventually(lambda: ask("far", narrow, HOST_PORT) == "", what="the port goes with its pod")
     assert fetch(narrow, HOST_PORT, "/hostname") == ""
 
 
