@@ -24,7 +24,7 @@ from typing import Any
 from tests.bench.cluster import distribution, timed
 from tests.bench.services import cluster_of_two, say
 from tests.cluster.kube import Cluster, container_pid, run, toolbox_pod
-from tests.cluster.test_trace import remains
+from tests.cluster.test_trace import alive
 
 NAMESPACE, CLOSED = "bench-trace", 9
 KINDS = {"drops": "drop", "connect": "connect"}
@@ -76,7 +76,7 @@ def once(cluster: Cluster, kind: str, nodes: dict[str, int]) -> tuple[float, flo
         first = time.perf_counter() - began
         os.kill(process.pid, signal.SIGKILL)
     killed = time.perf_counter()
-    while remains(cluster, nodes):
+    while alive(cluster, nodes):
         time.sleep(0.05)
     return first, time.perf_counter() - killed
 

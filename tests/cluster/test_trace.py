@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ import pytest
 
 from .kube import Cluster, container_pid, eventually, run, toolbox_pod
 
-# One where a Service is translated at the socket, and one where packet by packet.
-pytestmark = pytest.mark.parametrize("cluster", ["native-ipv4", "vxlan-dual"], indirect=True)
+on = partial(pytest.mark.parametrize, "cluster", indirect=True)
+both = on(["native-ipv4", "vxlan-dual"])  # where a Service is translated at the socket, and where packet by packet
 
 Document = dict[str, Any]
 RAW = Path(__file__).resolve().parent.parent / "datapath" / "rawpacket.py"
@@ -109,6 +110,7 @@ def drop(destination: str, port: int, *reasons: str) -> Callable[[Document], boo
     return is_it
 
 
+@both
 @pytest.mark.parametrize("server", ["a2", "b1"], ids=["same-node", "other-node"])
 def test_a_packet_to_a_closed_port(cluster: Cluster, playground: str, drops: Trace, server: str) -> None:
     for address in cluster.pod_addresses(playground, server).values():
@@ -123,6 +125,7 @@ def test_a_packet_to_a_closed_port(cluster: Cluster, playground: str, drops: Tra
         assert found["node"] == cluster.pod(playground, server)["spec"]["nodeName"]
 
 
+@both
 @pytest.mark.parametrize("kind", ["udp", "tcp"])
 def test_a_packet_with_a_wrong_checksum(cluster: Cluster, playground: str, drops: Trace, kind: str) -> None:
     source, destination = (cluster.pod_addresses(playground, name)[4] for name in ("a1", "b1"))
@@ -134,6 +137,7 @@ def test_a_packet_with_a_wrong_checksum(cluster: Cluster, playground: str, drops
     assert (found["source"]["pod"], found["source"]["port"]) == (f"{playground}/a1", SOURCE_PORT)
 
 
+@both
 def test_a_packet_that_is_too_large(cluster: Cluster, playground: str, drops: Trace) -> None:
     destination = cluster.pod_addresses(playground, "b1")[4]
     mtu = cluster.exec(playground, "a2", "cat", "/sys/class/net/eth0/mtu").strip()
@@ -152,6 +156,7 @@ def test_a_packet_that_is_too_large(cluster: Cluster, playground: str, drops: Tr
     assert (found["reason"], "dev_forward" in found["function"]) == ("NOT_SPECIFIED", True)
 
 
+@both
 def test_a_packet_that_our_programs_drop_has_their_reason(cluster: Cluster, playground: str, drops: Trace) -> None:
     destination = cluster.pod_addresses(playground, "b1")[4]
     found = drops.first(
@@ -185,6 +190,7 @@ def isolated(cluster: Cluster) -> Iterator[str]:
         yield namespace
 
 
+@both
 @pytest.mark.parametrize(
     ("client", "server", "reason", "program"),
     [
@@ -222,6 +228,7 @@ def curl(cluster: Cluster, namespace: str, pod: str, address: str, port: int) ->
     cluster.exec(namespace, pod, "curl", "-s", "-m", "5", f"http://{host}:{port}/hostname", check=False)
 
 
+@both
 def test_a_connection_has_its_latency_and_names_both_ends(cluster: Cluster, playground: str, connects: Trace) -> None:
     for address in cluster.pod_addresses(playground, "b1").values():
         wanted = connection(f"{playground}/a1", address, 8080, "succeeded")
@@ -231,6 +238,7 @@ def test_a_connection_has_its_latency_and_names_both_ends(cluster: Cluster, play
         assert found["destination"]["pod"] == f"{playground}/b1"
 
 
+@both
 def test_a_refused_connection_has_its_errno(cluster: Cluster, playground: str, connects: Trace) -> None:
     address = cluster.pod_addresses(playground, "b1")[4]
     wanted = connection(f"{playground}/a1", address, CLOSED, "failed")
@@ -238,6 +246,7 @@ def test_a_refused_connection_has_its_errno(cluster: Cluster, playground: str, c
     assert (found["error"], found["errorText"]) == ("ECONNREFUSED", "Connection refused")
 
 
+@both
 def test_a_connection_to_a_service_names_the_service_and_the_backend(cluster: Cluster, playground: str, connects: Trace) -> None:
     backends = {address for name in ("a1", "a2", "b1", "b2") for address in cluster.pod_addresses(playground, name).values()}
     for address in cluster.get("service", "-n", playground, "web")["spec"]["clusterIPs"]:
@@ -250,6 +259,7 @@ def test_a_connection_to_a_service_names_the_service_and_the_backend(cluster: Cl
         assert found["translatedBy"] == ("packets" if cluster.spec["dataplane"].get("socketLB") is False else "socket")
 
 
+@both
 def test_a_pods_trace_is_of_that_pod_and_ends_by_itself_with_a_table(cluster: Cluster, playground: str) -> None:
     address = cluster.pod_addresses(playground, "a2")[4]
     other = cluster.pod_addresses(playground, "b1")[4]
@@ -276,6 +286,7 @@ def test_a_pods_trace_is_of_that_pod_and_ends_by_itself_with_a_table(cluster: Cl
     assert any(line.split()[:2] == ["NO_SOCKET", "kernel"] and "nobody listens" in line for line in table)
 
 
+@both
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -293,28 +304,35 @@ def test_what_cannot_be_traced_is_said(cluster: Cluster, arguments: tuple[str, .
 
 
 # A process of the tracer has this as one whole argument; the shell and the grep that look have not.
-LOOK = (
-    "grep -lsazx 'agent[.]trace' /proc/[0-9]*/cmdline; ctr -n k8s.io containers ls | grep /tracer: ; "
-    "ls /var/log/pods /var/log/containers | grep provisioner-trace; true"
-)
+PROCESSES = "grep -lsazx 'agent[.]trace' /proc/[0-9]*/cmdline; true"
+REMNANTS = "ctr -n k8s.io containers ls | grep /tracer: ; ls /var/log/pods /var/log/containers | grep provisioner-trace; true"
 
 
-def remains(cluster: Cluster, nodes: dict[str, int]) -> set[str]:
-    """Whatever there is of tracers: objects, and on the nodes (by the pid of their PID 1) processes, containers and logs."""
-    found = cluster.kubectl("get", "jobs,pods", "-n", "kube-system", "-l", LABEL, "-o", "name").splitlines()
+def on_nodes(nodes: dict[str, int], look: str) -> set[str]:
+    """What a script finds on the nodes, which are given with the pid of their PID 1."""
+    found: set[str] = set()
     for node, pid in nodes.items():
-        found += [f"{node}: {line}" for line in run("nsenter", "-t", str(pid), "-a", "--", "sh", "-c", LOOK).splitlines()]
-    return set(found)
+        found |= {f"{node}: {line}" for line in run("nsenter", "-t", str(pid), "-a", "--", "sh", "-c", look).splitlines()}
+    return found
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
-def test_nothing_is_left_on_a_node_however_the_command_ends(cluster: Cluster, playground: str, how: signal.Signals) -> None:
+def alive(cluster: Cluster, nodes: dict[str, int]) -> set[str]:
+    """Objects and processes of tracers."""
+    objects = cluster.kubectl("get", "jobs,pods", "-n", "kube-system", "-l", LABEL, "-o", "name").splitlines()
+    return set(objects) | on_nodes(nodes, PROCESSES)
+
+
+@on(["native-ipv4"])
+def test_nothing_is_left_on_a_node_however_the_command_ends(cluster: Cluster, playground: str) -> None:
     nodes = {node: cluster.member_pid(node) for node in cluster.nodes()}
-    before = remains(cluster, nodes)  # other tests' tracers may be there
-    with trace(cluster, "drops") as found:
-        assert {line.split(":")[0] for line in remains(cluster, nodes) - before if "/proc/" in line} == set(nodes)
-        os.kill(found.process.pid, how)
-        assert found.process.wait(60) == (-signal.SIGKILL if how == signal.SIGKILL else 0)
-        if how == signal.SIGINT:
-            eventually(lambda: found.heard and found.heard[-1]["type"] == "summary", what="the table at the end")
-    eventually(lambda: not remains(cluster, nodes) - before, within=90, every=1, what="nothing left of the tracers")
+    before, remnants = alive(cluster, nodes), on_nodes(nodes, REMNANTS)  # other tests' tracers may be there
+    for how in (signal.SIGINT, signal.SIGKILL):
+        with trace(cluster, "drops") as found:
+            assert {line.split(":")[0] for line in alive(cluster, nodes) - before if "/proc/" in line} == set(nodes)
+            os.kill(found.process.pid, how)
+            assert found.process.wait(60) == (-signal.SIGKILL if how == signal.SIGKILL else 0)
+            if how == signal.SIGINT:
+                eventually(lambda heard=found.heard: heard and heard[-1]["type"] == "summary", what="the table at the end")
+        eventually(lambda: not alive(cluster, nodes) - before, within=90, every=1, what="no tracer left")
+    # kubelet takes away what has ended once a minute.
+    eventually(lambda: not on_nodes(nodes, REMNANTS) - remnants, within=180, every=2, what="nothing left of the tracers")
