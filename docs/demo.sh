@@ -72,6 +72,7 @@ show kubectl rollout status deployment/greeter --timeout=120s || {
 show kubectl get pods -o wide -l app=greeter
 
 say "3. Every pod asks every pod, by address"
+kubectl delete networkpolicy friends-only --ignore-not-found >&2 # what an interrupted run has left
 mapfile -t rows < <(kubectl get pods -l app=greeter -o jsonpath='{range .items[*]}{.metadata.name} {.status.podIP} {.spec.nodeName}{"\n"}{end}')
 for from in "${rows[@]}"; do
   read -r pod _ node <<<"$from"

@@ -24,7 +24,9 @@ def _listed(client: Client, path: str) -> Iterator[dict[str, Any]]:
     query = {"limit": _PAGE}
     while True:
         page = client.get(path, **query)
-        yield from page.get("items") or ()
+        for item in page.get("items") or ():
+            item.get("metadata", {}).pop("managedFields", None)  # half of an object, and of no meaning here
+            yield item
         token = page.get("metadata", {}).get("continue")
         if not token:
             return

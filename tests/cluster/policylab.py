@@ -29,7 +29,7 @@ from .kube import Cluster, eventually, run
 HERE = Path(__file__).parent
 SERVICE_PORTS = 1000
 """A Service's port is so much more than the pod's."""
-_ROUND_MS, _SURE_MS = 1500, 2500
+_ROUND_MS, _SURE_MS = 800, 2000
 _SETTLED_SECONDS = 60
 _SHOWN = 30
 
