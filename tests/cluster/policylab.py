@@ -9,6 +9,7 @@ itself, and those between a node and its own pods. Every table has connections o
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import itertools
 import json
 import re
@@ -321,7 +322,7 @@ def outside(lab: Lab, directory: Path, ports: Sequence[str], others: Sequence[st
     """A host on the nodes' link that is none of them, with routes to the pods by their nodes, and `others` as further addresses of its own."""
     details = lab.cluster.describe()["details"]
     space = f"{lab.cluster.name}-out"
-    link = f"{space[-9:]}-veth"[-15:]
+    link = f"out-{hashlib.sha256(space.encode()).hexdigest()[:8]}"
     networks = {4: ip_network(f"{details['gateway']}/24", strict=False)}
     if 6 in lab.cluster.families:
         networks[6] = ip_network(f"{details['gatewayV6']}/64", strict=False)
