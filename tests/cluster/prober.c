@@ -67,11 +67,30 @@ static int listener(int type, int port)
 		six.sin6_family = 0;
 	}
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	setsockopt(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &one, sizeof(one));
 	if (bind(fd, six.sin6_family ? (void *)&six : (void *)&four, six.sin6_family ? sizeof(six) : sizeof(four)))
 		fail("bind");
 	if (type == SOCK_STREAM && listen(fd, 1024))
 		fail("listen");
 	return fd;
+}
+
+// From the address that was asked: a host that has several would pick another.
+static void answer_datagram(int fd, const char *name)
+{
+	struct sockaddr_storage from;
+	char data[1024], peer[TEXT] = "", answer[2 * TEXT], control[CMSG_SPACE(sizeof(struct in6_pktinfo))];
+	struct iovec part = {data, sizeof(data)};
+	struct msghdr message = {&from, sizeof(from), &part, 1, control, sizeof(control), 0};
+
+	if (recvmsg(fd, &message, 0) < 0)
+		return;
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c))
+		if (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_PKTINFO)
+			((struct in6_pktinfo *)CMSG_DATA(c))->ipi6_ifindex = 0;
+	address_text(&from, peer);
+	part = (struct iovec){answer, (size_t)snprintf(answer, sizeof(answer), "%s %s\n", name, peer)};
+	sendmsg(fd, &message, 0);
 }
 
 _Noreturn static void serve(const char *name, char **ports, int count)
@@ -93,10 +112,7 @@ _Noreturn static void serve(const char *name, char **ports, int count)
 			if (!polls[i].revents)
 				continue;
 			if (i < count && *ports[i] == 'u') {
-				if (recvfrom(fd, data, sizeof(data), 0, (void *)&from, &size) < 0)
-					continue;
-				address_text(&from, peer);
-				sendto(fd, answer, snprintf(answer, sizeof(answer), "%s %s\n", name, peer), 0, (void *)&from, size);
+				answer_datagram(fd, name);
 			} else if (i < count) {
 				int got = accept4(fd, (void *)&from, &size, SOCK_NONBLOCK);
 
