@@ -78,6 +78,7 @@ bench: setup ## measure what docs/benchmarks.md reports
 	-$(ROOT) $(PYTHON) -m tests.bench.trace --json build/bench-trace.json
 	-$(PYTHON) -m tests.bench.policy_compiler --json build/bench-policy-compiler.json
 	-$(ROOT) $(PYTHON) -m tests.bench.policy_latency --json build/bench-policy-latency.json
+	-$(ROOT) $(PYTHON) -m tests.bench.policy_logging --json build/bench-policy-logging.json
 	-$(PYTHON) -m tests.bench.check --json build/bench-check.json
 	-$(PYTHON) -m tests.bench.gke --json build/bench-gke.json
 	-$(PYTHON) -m tests.bench.terraform --json build/bench-terraform.json
