@@ -128,6 +128,8 @@ class Compiler:
         stale = dict(self._space.unused)
         policies = self._policies.take(changes.policies)
         self._sets.oversized = self._policies.oversized
+        if any(_asks_for_log(old) != _asks_for_log(self._policies.by_key.get(key)) for key, old in policies.items()):
+            self._rules.flags_changed()
         if changes == _NOTHING or len(stale) > UNUSED_TERMS:
             self._space.forget(stale)
         affected = self._take_namespaces(changes.namespaces)
@@ -320,6 +322,10 @@ class Compiler:
         if len(self._rules) > self._rule_sweep:
             self._rules.keep({row.rule for each in self._sets.sets.values() for block in each.blocks.values() for row in block.values()})
             self._rule_sweep = max(1024, 2 * len(self._rules))
+
+
+def _asks_for_log(policy: Policy | None) -> bool:
+    return policy is not None and policy.record.log_allowed
 
 
 def _age(key: Key, local: _Local) -> tuple[bool, str, str, str, str]:
