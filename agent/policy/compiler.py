@@ -140,8 +140,6 @@ class Compiler:
             self._sets.refresh_all()
             affected |= dict.fromkeys(self._local)
         classes = self._space.settle()
-        if any(self._policies.is_logged(key) != (old is not None and old.record.log_allowed) for key, old in policies.items()):
-            self._rules.flags_changed()
         for key, old in policies.items():
             affected |= self._selected(key, old)
         for each in self._place(affected):
