@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -208,6 +209,7 @@ def peers_match(cluster: Cluster, policy: Document, peers: Iterable[Document] | 
     return False
 
 
+@cache
 def _within(address: str, network: str) -> bool:
     return ip_address(address).version == ip_network(network).version and ip_address(address) in ip_network(network)
 
