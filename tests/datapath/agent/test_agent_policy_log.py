@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from agent.datapath.abi import DropReason
 from agent.policylog.writer import ACTIVE
 
 from .api import NAMESPACES, POLICIES
@@ -97,6 +98,18 @@ def send(client: End, server: End, port: int, *, family: int = 4, times: int = 1
     return used
 
 
+def is_silent(node: Agent, friend: End, web: End) -> None:
+    """Connections make no lines. What was made before may still be on its way, so that is seen within a while."""
+
+    def nothing_comes() -> bool:
+        before = len(lines(node))
+        reaches(friend, web)
+        time.sleep(0.5)
+        return len(lines(node)) == before
+
+    eventually(nothing_comes, within=45, what="connections without a line")
+
+
 def named(end: End) -> dict[str, str]:
     space = end.namespace
     return {"pod_name": end.name, "workload_kind": "Pod", "workload_name": end.name, "pod_namespace": space, "namespace": space}
@@ -146,9 +159,10 @@ def test_denied_packets_are_one_record_with_their_count(node: Agent, end: Make, 
     reaches(friend, web, family=family)
     began = time.time()
     send(friend, web, CLOSED_PORT, family=family, times=7)
+    ended = time.time()
     (record,) = eventually(lambda: about(node, friend), within=45, what="the record")
     assert time.time() - began >= WINDOW_SECONDS
-    assert began - 0.01 <= moment(record) <= began + 4
+    assert began - 0.01 <= moment(record) <= ended + 0.01
     del record["timestamp"]
     ends = {"src_ip": friend.addresses[family], "dest_ip": web.addresses[family], "dest_port": CLOSED_PORT}
     assert record == {
@@ -210,10 +224,7 @@ def test_delegated_annotations_of_policies_and_namespaces_decide(node: Agent, en
     # Without its annotation the policy's connections are not logged any more; the other one's never were.
     node.api.put(POLICIES, opening("asks"))
     eventually(lambda: not any(row.flags for row in node.kernel()["policies"].values()), within=45, what="rows that log nothing")
-    before = len(lines(node))
-    reaches(friend, web)
-    time.sleep(0.5)
-    assert len(lines(node)) == before
+    is_silent(node, friend, web)
 
 
 def test_what_an_agent_did_not_write_the_next_one_does(node: Agent, end: Make) -> None:
@@ -250,11 +261,7 @@ def test_without_the_object_nothing_is_logged_and_one_that_cannot_be_changes_not
     node.api.remove(LOGGING, "default")
     eventually(lambda: not any(row.flags for row in node.kernel()["policies"].values()), within=45, what="rows that log nothing")
     eventually(lambda: "not logged; denied ones are not logged" in node.ask("status")["policyLog"]["logged"], what="status")
-    time.sleep(0.3)
-    before = len(lines(node))
-    reaches(friend, web)
-    time.sleep(0.5)
-    assert len(lines(node)) == before
+    is_silent(node, friend, web)
 
 
 @contextlib.contextmanager
@@ -321,20 +328,28 @@ def test_a_disk_that_is_full_or_read_only_costs_lines_that_are_counted_and_nothi
         run("umount", "-l", str(directory), check=False)
 
 
+def denied(node: Agent) -> int:
+    """Packets that were dropped by policies, as the programs count them."""
+    return sum(row["packets"] for row in node.status()["drops"] if row["reason"] == DropReason.INGRESS_DENIED.name)
+
+
 def test_a_flood_of_denied_packets_is_counted_to_the_last_one(node: Agent, end: Make) -> None:
     node.start()
     web, friend = end("web", labels={"app": "web"}), end("friend", labels={"role": "friend"})
     node.api.put(POLICIES, opening("web"))
     log(node, deny={"log": True})
     reaches(friend, web)
-    sent = 20_000
+    before, began = denied(node), time.monotonic()
     with friend.open(4, socket.SOCK_DGRAM) as one:
         friend.sockets.remove(one)
         one.connect((web.addresses[4], CLOSED_PORT))
-        for _ in range(sent):
-            with contextlib.suppress(BlockingIOError):
+        for _ in range(20_000):
+            with contextlib.suppress(OSError):
                 os.write(one.fileno(), b"?")
-    eventually(lambda: sum(line["count"] for line in about(node, friend)) >= sent, within=60, what="all of them")
-    assert sum(line["count"] for line in about(node, friend)) == sent
-    assert len(about(node, friend)) <= 4
+    took = time.monotonic() - began
+    met = denied(node) - before
+    assert met > 10_000
+    eventually(lambda: sum(line["count"] for line in about(node, friend)) >= met, within=60, what="all of them")
+    assert sum(line["count"] for line in about(node, friend)) == met
+    assert len(about(node, friend)) <= 3 + took / WINDOW_SECONDS
     assert lost(node) == {}
