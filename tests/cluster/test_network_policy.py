@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 
 from .kube import Cluster, agent_process, eventually, run, toolbox_pod
 from .policylab import (
+    SERVICE_PORTS,
     Lab,
     Probe,
     add_pod,
@@ -410,35 +412,50 @@ def test_the_api_server_refuses_and_takes_what_explain_does(cluster: Cluster) ->
     assert {line.rpartition("/")[2] for line in taken} == {name for name in specs if name.startswith("taken")}
 
 
+QUESTIONS = (
+    "x/b -> x/a 80/TCP", "x/b -> x/a 81/TCP", "y/c -> x/a 81/UDP", "z/a -> x/a 81/TCP", "z/a -> x/a 80/UDP",
+    "x/a -> z/b 80/TCP", "node/1 -> x/a 80/TCP", "outside -> x/a 81/TCP",
+)  # fmt: skip
+
+
 @one_kind
-def test_explain_says_what_the_packets_do_and_agrees_with_the_kernels(lab: Lab) -> None:
+def test_explain_and_the_matrix_say_what_the_packets_do_and_the_kernels_agree(lab: Lab) -> None:
     (table,) = [table for table in TABLES if table["name"] == "peers and ports together, and rules that add up"]
     with policies(lab.cluster, *of_table(table, lab)):
-        probes = lab.probes(PORTS)
-        wanted = lab.wanted(table["closed"], table["open"], probes)
+        wanted = lab.wanted(table["closed"], table["open"], lab.probes(PORTS))
         lab.settle(wanted)
-        for source, target, port in (
-            ("x/b", "x/a", "80/TCP"), ("x/b", "x/a", "81/TCP"), ("y/c", "x/a", "81/UDP"), ("z/a", "x/a", "81/TCP"), ("z/a", "x/a", "80/UDP"),
-            ("x/a", "z/b", "80/TCP"), ("node/1", "x/a", "80/TCP"), ("outside", "x/a", "81/TCP"),
-        ):  # fmt: skip
+        for text in QUESTIONS:
+            source, _, target, port = text.split()
             number, _, protocol = port.partition("/")
-            verdict = "allowed" if wanted[Probe(source, target, protocol, int(number), 4)] else "denied"
-            end = source if lab.ends[source].is_pod else lab.address(source, 4)
-            pair = ("--from", end, "--to", target, "--port", number, "--protocol", protocol)
-            found = explained(lab.cluster, *pair, "--verify")
-            assert found["verdict"] == verdict, pair
-            kernels = [path[side]["kernel"]["state"] for path in found["paths"] for side in ("egress", "ingress") if path[side]["judged"]]
-            assert set(kernels) == {"agrees"}, found
-            if lab.ends[source].is_pod:
-                through = explained(
-                    lab.cluster,
-                    "--from",
-                    end,
-                    "--to",
-                    target.replace("/", "/s-"),
-                    "--port",
-                    str(int(number) + 1000),
-                    "--protocol",
-                    protocol,
-                )
-                assert through["verdict"] == verdict
+            allowed = wanted[Probe(source, target, protocol, int(number), 4)]
+            verify(lab, source, target, number, protocol, "allowed" if allowed else "denied")
+        assert drawn(lab) == {
+            pair: {"TF": "partly", "T": "allowed", "F": "denied"}[said] for pair, said in between_pods(lab, wanted).items()
+        }
+
+
+def verify(lab: Lab, source: str, target: str, number: str, protocol: str, verdict: str) -> None:
+    """The tool says so by the pod's address, with the kernels' consent, and through the pod's Service."""
+    end = source if lab.ends[source].is_pod else lab.address(source, 4)
+    found = explained(lab.cluster, "--from", end, "--to", target, "--port", number, "--protocol", protocol, "--verify")
+    assert found["verdict"] == verdict, (source, target, number, protocol)
+    kernels = [path[side]["kernel"]["state"] for path in found["paths"] for side in ("egress", "ingress") if path[side]["judged"]]
+    assert set(kernels) == {"agrees"}, found
+    if lab.ends[source].is_pod:
+        service, port = target.replace("/", "/s-"), str(int(number) + SERVICE_PORTS)
+        assert explained(lab.cluster, "--from", end, "--to", service, "--port", port, "--protocol", protocol)["verdict"] == verdict
+
+
+def between_pods(lab: Lab, wanted: Mapping[Probe, bool]) -> dict[tuple[str, str], str]:
+    """T, F or TF for each two pods: what all of the connections from one to the other come to."""
+    pods = [end.name for end in lab.ends.values() if end.is_pod]
+    said = {pair: {wanted[probe] for probe in wanted if (probe.source, probe.target) == pair} for pair in itertools.permutations(pods, 2)}
+    return {pair: "".join(str(answer)[0] for answer in sorted(answers, reverse=True)) for pair, answers in said.items()}
+
+
+def drawn(lab: Lab) -> dict[tuple[str, str], str]:
+    """What `policy matrix` says of the nine pods."""
+    matrix = json.loads(run(lab.cluster.provisioner, "policy", "matrix", lab.cluster.name, "--output", "json"))
+    names = [f"{item['namespace']}/{item['name']}" for item in matrix["workloads"]]
+    cells = {(names[i], names[j]): place for i, row in enumerate(matrix["cells"]) for j, place in enumerate(row) if i != j}
+    return {pair: matrix["verdicts"][place]["verdict"] for pair, place in cells.items() if set(pair) <= set(lab.ends)}
