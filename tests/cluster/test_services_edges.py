@@ -164,6 +164,7 @@ def test_a_health_check_whose_port_is_taken_is_told_at_the_service(cluster: Clus
     # Everything else of the agent goes on: another node answers, and this one once the port is free.
     eventually(lambda: "localEndpoints" in fetch(cluster.node_address(cluster.nodes()[1]), port, "/"))
     cluster.kubectl("delete", "pod", "thief", "-n", namespace)
+    eventually(lambda: fetch(cluster.node_address(node), port, "/") == "", what="the thief lets go")
     # Tried again every minute, and with whatever else changes.
     cluster.apply(service("another", namespace, type="ClusterIP"))
     eventually(lambda: "localEndpoints" in fetch(cluster.node_address(node), port, "/"), within=90, what="served after all")
