@@ -19,6 +19,8 @@ from agent.observe.control import SOCKET, AgentAwayError, ask
 from .api import Api, read_path
 from .shells import Gone, Shells
 
+# An agent that was killed is started again at once, but later and later by the kubelet when that happens often: after 10, 20, 40 s.
+AGENT_BACK = 120
 TOOLBOX_PORTS = {"http": 8080, "udp": 8081}
 
 

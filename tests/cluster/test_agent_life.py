@@ -9,7 +9,7 @@ import signal
 import time
 from typing import Any
 
-from .kube import Cluster, agent_process, container_pid, eventually, listening, program_of, ready, status, toolbox_pod, url
+from .kube import AGENT_BACK, Cluster, agent_process, container_pid, eventually, listening, program_of, ready, status, toolbox_pod, url
 
 # A sender numbers its datagrams (or lines) at 100 a second; the receiver prints every number that it sees.
 # Busy cores make a shell's `sleep 0.01` several times as long; who tries again finds the last try's receivers still at their port.
@@ -43,7 +43,7 @@ def test_streams_lose_nothing_while_the_agent_is_killed_and_comes_back(cluster: 
     for kind in ("udp", "tcp"):
         seen = cluster.exec(playground, "b1", "cat", f"/tmp/{kind}.seen").split()
         assert seen == [str(n) for n in range(800)], f"{kind}: {len(seen)} of 800 arrived"
-    eventually(lambda: ready(cluster, node), within=60, what="the agent is ready again")
+    eventually(lambda: ready(cluster, node), within=AGENT_BACK, what="the agent is ready again")
 
 
 def test_running_pods_do_not_notice_that_the_api_server_is_away(cluster: Cluster, playground: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import KINDS, ready_endpoints, spec_file
-from .kube import Cluster, agent_on, agent_process, eventually, listening, program_of, ready, run, status, toolbox_pod, url
+from .kube import AGENT_BACK, Cluster, agent_on, agent_process, eventually, listening, program_of, ready, run, status, toolbox_pod, url
 from .service_kit import by_source_port, free_ports, node_port, service, settled
 from .test_agent_life import inventory
 
@@ -210,11 +210,13 @@ def test_a_pod_that_goes_while_the_api_server_is_away_is_forgotten_although_the_
         try:
             in_node = ["nsenter", "-t", str(pid), "-a", "--"]
             run(*in_node, "kill", f"-{signal.SIGKILL.value}", str(agent))
-            eventually(lambda: address not in run(*in_node, "ip", "route", "show", "table", "all"), within=40, what="its route goes")
+            eventually(
+                lambda: address not in run(*in_node, "ip", "route", "show", "table", "all"), within=AGENT_BACK, what="its route goes"
+            )
         finally:
             os.kill(apiserver, signal.SIGCONT)
         eventually(lambda: "leaving" not in cluster.kubectl("get", "pods", "-n", namespace, "-o", "name", check=False), within=60)
-    eventually(lambda: ready(cluster, node), within=60, what="the agent is ready again")
+    eventually(lambda: ready(cluster, node), within=AGENT_BACK, what="the agent is ready again")
     eventually(lambda: inventory(cluster, node) == before, within=30, what=f"{node} as before: {before}")
     assert agent_process(cluster, node) != agent
     pods = cluster.get("pods", "-A", "--field-selector", f"spec.nodeName={node},status.phase=Running")["items"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from .kube import Cluster, CommandFailed, agent_process, eventually, run, together, toolbox_pod, udp_ask
+from .kube import AGENT_BACK, Cluster, CommandFailed, agent_process, eventually, run, together, toolbox_pod, udp_ask
 from .service_kit import (
     PODS,
     REFUSED,
@@ -516,4 +516,4 @@ def test_changes_made_while_the_agent_is_dead_are_there_when_it_is_back(cluster:
         served(lambda: inside(cluster, playground, "a2", addresses[4], 80), "a1")
         cluster.kubectl("patch", "service", "-n", playground, "one", "-p", '{"spec":{"selector":{"app":"b1"}}}')
         cluster.in_member(first, "kill", "-9", str(agent_process(cluster, first)))
-        served(lambda: inside(cluster, playground, "a2", addresses[4], 80), "b1")
+        served(lambda: inside(cluster, playground, "a2", addresses[4], 80), "b1", within=AGENT_BACK)
