@@ -16,12 +16,17 @@ KINDS = {
 }
 
 
+def _three(row: dict[str, Any]) -> str:
+    return f"{row['p50_ms']} / {row['p99_ms']} / {row['max_ms']}"
+
+
 def goals(found: dict[str, Any]) -> Iterator[Goal]:
     """Every figure that has a goal."""
     for kind, what in KINDS.items():
         if found.get(kind, {}).get("count"):
-            yield Goal(f"from the request to the packet: {what}, p50", found[kind]["p50_ms"], P50_MS, "ms")
-            yield Goal(f"from the request to the packet: {what}, p99", found[kind]["p99_ms"], P99_MS, "ms")
+            answered = found[kind]["answered"]
+            yield Goal(f"from the API's answer to the packet: {what}, p50", answered["p50_ms"], P50_MS, "ms")
+            yield Goal(f"from the API's answer to the packet: {what}, p99", answered["p99_ms"], P99_MS, "ms")
 
 
 def section(found: dict[str, Any]) -> Iterator[str]:
@@ -29,13 +34,14 @@ def section(found: dict[str, Any]) -> Iterator[str]:
     yield "## NetworkPolicy, from the API to the packet"
     yield ""
     yield f"A real cluster with {found['pods']} pods and {found['policies']} policies, where {found['changes_per_second']:g} others change a second."
-    yield "From the moment the request is sent to the first packet that is judged by it; of that, until the API server's own answer:"
+    yield "To the first packet that is judged by the change, from the moment the request is sent, and from the moment it is answered, when the object is"
+    yield "there for everybody; in ms, p50 / p99 / max. Between the two is the API server, and the disk under etcd, which makes the tail."
     yield ""
-    yield "| what changes | p50 | p99 | max | API server (median) |"
-    yield "|---|---|---|---|---|"
+    yield "| what changes | from the request | from the answer | API server |"
+    yield "|---|---|---|---|"
     for kind, what in KINDS.items():
         if row := found.get(kind):
-            yield f"| {what} | {row['p50_ms']} ms | {row['p99_ms']} ms | {row['max_ms']} ms | {row['created_ms']} ms |"
+            yield f"| {what} | {_three(row)} | {_three(row['answered'])} | {_three(row['request_ms'])} |"
     yield ""
     yield "The agents' own share, mean over all their rounds:"
     yield ""
