@@ -95,7 +95,8 @@ def make_pods(lab: Lab) -> None:
     ):
         container = {"name": "bench", "image": lab.cluster.toolbox, "command": ["sh", "-c", command]}
         metadata = {"name": name, "namespace": objects.NAMESPACE, "labels": {"bench": name}}
-        spec = {"nodeName": node, "terminationGracePeriodSeconds": 0, "containers": [container]}
+        # Without variables for ten thousand Services, which are more than the kernel lets a program have.
+        spec = {"nodeName": node, "terminationGracePeriodSeconds": 0, "enableServiceLinks": False, "containers": [container]}
         lab.cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
     names = ("client", "server-local", "server-remote")
     lab.cluster.wait_ready(objects.NAMESPACE, *names, within=120)
