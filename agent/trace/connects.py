@@ -11,14 +11,13 @@ from __future__ import annotations
 import errno
 import os
 import struct
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from string import Template
 
 from agent.datapath.abi import IPAddress, unpack_address
-from agent.trace.drops import FOREIGN
+from agent.trace import namespaces
 from agent.trace.filters import Filter, Scope, conditions
 from agent.trace.formats import Format
 
@@ -28,6 +27,7 @@ FUNCTIONS = {ENTER: "on_enter", EXIT: "on_exit", STATE: "on_state"}
 _EVENT = struct.Struct("=QQIIiHHBB2x16s16s16s2s2s2s2x16s")
 
 MEMBERS = (
+    *namespaces.MEMBERS,
     "task_struct.files",
     "files_struct.fdt",
     "fdtable.fd",
@@ -42,19 +42,14 @@ MEMBERS = (
     "sock.__sk_common.skc_dport",
     "sock.__sk_common.skc_v6_daddr",
     "sock.__sk_common.skc_v6_rcv_saddr",
-    "sock.__sk_common.skc_net.net",
     "inet_sock.inet_sport",
-    "net.ns.inum",
-    "task_struct.nsproxy",
-    "nsproxy.net_ns",
 )
 """What of the kernel's structures the probes read."""
 
 # States of sockets: <net/tcp_states.h>; of struct socket: <linux/net.h>.
 _TEXT = Template(
-    """
-#define FIELD(type, offset) (*(type *)((char *)ctx + (offset)))
-#define READ(to, from, offset) bpf_probe_read_kernel(&(to), sizeof(to), (void *)((from) + (offset)))
+    namespaces.TEXT
+    + """
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
 #define TCP_CLOSE 7
@@ -83,35 +78,9 @@ struct attempt {
 	char command[16];
 };
 
-BPF_RINGBUF_OUTPUT(events, 256);
-BPF_HASH(namespaces, u32, u32, 65536);
 BPF_HASH(lost, u64, u64, 1);
 BPF_TABLE("lru_hash", u64, struct attempt, calls, 16384);
 BPF_TABLE("lru_hash", u64, struct attempt, attempts, 16384);
-
-static inline u32 number_of(u64 net)
-{
-	u32 number = 0;
-
-	if (net)
-		READ(number, net, $net_ns_inum);
-	return number;
-}
-
-static inline u32 of_socket(u64 sk)
-{
-	u64 net = 0;
-
-	READ(net, sk, $sock___sk_common_skc_net_net);
-	return number_of(net);
-}
-
-static inline int is_foreign(u32 netns)
-{
-	u32 *kind = namespaces.lookup(&netns);
-
-	return kind && *kind == $foreign;
-}
 
 static inline void map_address(u32 *to, u32 ipv4)
 {
@@ -240,7 +209,7 @@ _CALLS = Template(
 int on_enter(void *ctx)
 {
 	u64 id = bpf_get_current_pid_tgid(), task = bpf_get_current_task(), to = FIELD(u64, $f_uservaddr), fd = FIELD(u64, $f_fd);
-	u64 files = 0, table = 0, file = 0, socket = 0, proxy = 0, net = 0;
+	u64 files = 0, table = 0, file = 0, socket = 0;
 	u32 state = 0;
 	struct attempt call = {};
 	u16 family = 0;
@@ -248,9 +217,7 @@ int on_enter(void *ctx)
 	bpf_probe_read_user(&family, sizeof(family), (void *)to);
 	if (family != 2 && family != 10)
 		return 0;
-	READ(proxy, task, $task_struct_nsproxy);
-	READ(net, proxy, $nsproxy_net_ns);
-	call.netns = number_of(net);
+	call.netns = of_process();
 	if (is_foreign(call.netns))
 		return 0;
 	READ(files, task, $task_struct_files);
@@ -333,7 +300,6 @@ def text(wanted: Filter, scope: Scope, formats: Mapping[str, Format], offsets: M
     return _TEXT.substitute(
         names,
         **state,
-        foreign=FOREIGN,
         calls=calls,
         filter=f"if (!({condition}))\n\t\treturn;" if condition else "",
     )
@@ -383,11 +349,6 @@ class Connect:
     @property
     def error_text(self) -> str:
         return os.strerror(self.error) if self.error else ""
-
-
-def decode_netns(data: bytes) -> int:
-    """The network namespace alone, of what the probe sent: most of what is not this node's is passed over by it."""
-    return int.from_bytes(data[16:20], sys.byteorder)
 
 
 def decode(data: bytes) -> Connect:

@@ -1,8 +1,7 @@
 """Packets that the kernel frees because nobody will have them: the probe on skb:kfree_skb, and what its bytes mean. Pure.
 
 Whose packet it is follows from the network namespace: that of the socket that was to have it, of its device, of the socket that sent it, or
-of the running process, whichever is known first. `namespaces` says which are this node's; one that it does not know is told, and
-looked up afterwards, so that a new pod's first packet is not lost.
+of the running process, whichever is known first.
 
 Why our programs dropped a packet only they know: they leave it in `last_drops` of their CPU right before the kernel frees the packet. Where
 a program of someone else dropped, the row there is an old one, hence the look at its time.
@@ -11,21 +10,18 @@ a program of someone else dropped, the row there is an old one, hence the look a
 from __future__ import annotations
 
 import struct
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from string import Template
 
 from agent.datapath.abi import DropDirection, DropReason
-from agent.trace import packets
+from agent.trace import namespaces, packets
 from agent.trace.filters import Filter, Scope, conditions
 from agent.trace.formats import Format
 
 TRACEPOINT = "skb:kfree_skb"
 FUNCTION = "on_drop"
-THIS_NODE, FOREIGN = 1, 2
-"""What `namespaces` says of a network namespace."""
 OURS_AT = ("TC_INGRESS", "TC_EGRESS")
 """What the kernel says of a packet that a program on a device dropped."""
 UNSAID = "NOT_SPECIFIED"
@@ -37,6 +33,7 @@ _EVENT = struct.Struct(f"=QQIIIIIHHBB6x16s{_CAPTURED}s")
 _LOST_KEY = struct.Struct("=II")
 
 MEMBERS = (
+    *namespaces.MEMBERS,
     "sk_buff.head",
     "sk_buff.tail",
     "sk_buff.len",
@@ -46,18 +43,12 @@ MEMBERS = (
     "net_device.ifindex",
     "net_device.name",
     "net_device.nd_net.net",
-    "sock.__sk_common.skc_net.net",
-    "net.ns.inum",
-    "task_struct.nsproxy",
-    "nsproxy.net_ns",
 )
 """What of the kernel's structures the probe reads."""
 
 _TEXT = Template(
-    """
-#define FIELD(type, offset) (*(type *)((char *)ctx + (offset)))
-#define READ(to, from, offset) bpf_probe_read_kernel(&(to), sizeof(to), (void *)((from) + (offset)))
-
+    namespaces.TEXT
+    + """
 struct event {
 	u64 time, location;
 	u32 netns, ifindex, reason, length, policy_set;
@@ -78,27 +69,7 @@ struct last_drop {
 	u16 padding;
 };
 
-BPF_RINGBUF_OUTPUT(events, 256);
-BPF_HASH(namespaces, u32, u32, 65536);
 BPF_HASH(lost, struct lost_key, u64, 1024);
-
-static inline u32 number_of(u64 net)
-{
-	u32 number = 0;
-
-	if (net)
-		READ(number, net, $net_ns_inum);
-	return number;
-}
-
-static inline u32 of_socket(u64 sk)
-{
-	u64 net = 0;
-
-	if (sk)
-		READ(net, sk, $sock___sk_common_skc_net_net);
-	return number_of(net);
-}
 
 static inline u32 of_device(u64 dev)
 {
@@ -106,16 +77,6 @@ static inline u32 of_device(u64 dev)
 
 	if (dev)
 		READ(net, dev, $net_device_nd_net_net);
-	return number_of(net);
-}
-
-static inline u32 of_process(void)
-{
-	u64 proxy = 0, net = 0;
-
-	READ(proxy, (u64)bpf_get_current_task(), $task_struct_nsproxy);
-	if (proxy)
-		READ(net, proxy, $nsproxy_net_ns);
 	return number_of(net);
 }
 
@@ -144,10 +105,7 @@ $unlost
 		netns = of_socket(sk);
 	if (!netns)
 		netns = of_process();
-
-	u32 *kind = namespaces.lookup(&netns);
-
-	if (kind && *kind == $foreign)
+	if (is_foreign(netns))
 		return 0;
 
 	u64 head = 0;
@@ -292,7 +250,6 @@ def text(wanted: Filter, scope: Scope, format_: Format, offsets: Mapping[str, in
         unlost=_UNLOST.substitute(members, purged=purged) if purged else "",
         captured=_CAPTURED,
         function=FUNCTION,
-        foreign=FOREIGN,
         f_skbaddr=fields["skbaddr"].offset,
         f_protocol=fields["protocol"].offset,
         f_location=fields["location"].offset,
@@ -327,11 +284,6 @@ class Drop:
     policy_set: int
     length: int
     heads: packets.Heads
-
-
-def decode_netns(data: bytes) -> int:
-    """The network namespace alone, of what the probe sent: most of what is not this node's is passed over by it."""
-    return int.from_bytes(data[16:20], sys.byteorder)
 
 
 def decode(data: bytes) -> Drop:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from agent.datapath import syscalls
 from agent.datapath.abi import IPAddress
-from agent.trace import connects, drops, probe
+from agent.trace import connects, drops, namespaces, probe
 from agent.trace.connects import Connect, Outcome
 from agent.trace.drops import Drop
 from agent.trace.filters import Filter
@@ -71,7 +71,7 @@ class Drops:
         self.probe = probe.Probe(text, {drops.TRACEPOINT: drops.FUNCTION})
 
     def netns(self, record: bytes) -> int:
-        return drops.decode_netns(record)
+        return namespaces.decode_netns(record)
 
     def document(self, record: bytes, node: Node) -> Document:
         drop = drops.decode(record)
@@ -106,7 +106,7 @@ class Connects:
         self._translations = Translations(tables())
 
     def netns(self, record: bytes) -> int:
-        return connects.decode_netns(record)
+        return namespaces.decode_netns(record)
 
     def document(self, record: bytes, node: Node) -> Document:
         return connect_document(connects.decode(record), node, self._translations)
@@ -274,7 +274,7 @@ class Owners:
         if netns not in self._known:
             self.look_again()
             self._known[netns] = self.node.owns(netns)
-            self._probe.put("namespaces", netns, drops.THIS_NODE if self._known[netns] else drops.FOREIGN)
+            self._probe.put("namespaces", netns, namespaces.THIS_NODE if self._known[netns] else namespaces.FOREIGN)
         return self._known[netns]
 
     def look_again(self) -> None:

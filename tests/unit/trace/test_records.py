@@ -15,7 +15,7 @@ from agent.cni.protocol import Attachment
 from agent.cni.store import Record, State, Store
 from agent.datapath.abi import pack_address
 from agent.datapath.links import pod_link_name
-from agent.trace import connects, drops, packets, pods
+from agent.trace import connects, drops, namespaces, packets, pods
 from agent.trace.connects import Outcome
 from agent.trace.filters import Filter, Scope
 from agent.trace.formats import Field, Format
@@ -83,7 +83,7 @@ def test_a_dropped_packet():
     found = drops.decode(record)
     assert (found.time, found.netns, found.device, found.reason, found.policy_set) == (5, 77, "eth0", 9, 4)
     assert (found.length, found.heads.destination_port) == (31, 53)
-    assert drops.decode_netns(record) == 77
+    assert namespaces.decode_netns(record) == 77
     assert (drops.own_reason_name(18), drops.own_direction_name(1)) == ("EGRESS_DENIED", "FROM_POD")
 
 
