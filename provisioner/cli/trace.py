@@ -60,48 +60,33 @@ def _trace() -> None:
     """Trace lost packets and connections on a cluster's nodes."""
 
 
-@trace.command("drops")
-def drops(
-    name: ClusterName = "",
-    pod: Pod = "",
-    node: Node = None,
-    address: Address = None,
-    port: Port = 0,
-    protocol: Protocol = "",
-    duration: Duration = "",
-    context: Context = None,
-    kubeconfig: options.Kubeconfig = None,
-    image: TracerImage = None,
-    timeout: options.TimeoutOption = "5m",
-    output: options.Output = Format.TABLE,
-) -> None:
-    """Show each packet that the kernel or anetd's programs drop, why, and whose it is; at the end a table by reason.
+def _command(kind: str, summary: str) -> None:
+    """Both kinds have the same options: what is asked of a cluster's nodes differs by the probes alone."""
 
-    Ends after --duration or when interrupted. --timeout is for the time until every node traces.
-    """
-    _run("drops", locals())
+    def command(
+        name: ClusterName = "",
+        pod: Pod = "",
+        node: Node = None,
+        address: Address = None,
+        port: Port = 0,
+        protocol: Protocol = "",
+        duration: Duration = "",
+        context: Context = None,
+        kubeconfig: options.Kubeconfig = None,
+        image: TracerImage = None,
+        timeout: options.TimeoutOption = "5m",
+        output: options.Output = Format.TABLE,
+    ) -> None:
+        _run(kind, locals())
+
+    trace.command(kind, help=f"{summary}\n\n{_ENDS}")(command)
 
 
-@trace.command("connect")
-def connect(
-    name: ClusterName = "",
-    pod: Pod = "",
-    node: Node = None,
-    address: Address = None,
-    port: Port = 0,
-    protocol: Protocol = "",
-    duration: Duration = "",
-    context: Context = None,
-    kubeconfig: options.Kubeconfig = None,
-    image: TracerImage = None,
-    timeout: options.TimeoutOption = "5m",
-    output: options.Output = Format.TABLE,
-) -> None:
-    """Show each connection that a process asks for: how long it took, why it failed, and whom a Service's address led it to.
-
-    Ends after --duration or when interrupted. --timeout is for the time until every node traces.
-    """
-    _run("connect", locals())
+_ENDS = "Ends after --duration or when interrupted. --timeout is for the time until every node traces."
+_command("drops", "Show each packet that the kernel or anetd's programs drop, why, and whose it is; at the end a table by reason.")
+_command(
+    "connect", "Show each connection that a process asks for: how long it took, why it failed, and whom a Service's address led it to."
+)
 
 
 def _run(kind: str, flags: dict[str, Any]) -> None:
