@@ -134,7 +134,7 @@ class PolicySynchronizer:
             return
         began = time.monotonic()
         try:
-            apply(_steps(rows, deletions_first=self._crowded), self._tables.__getitem__, self._count)
+            apply(_steps(rows, deletions_first=self._crowded), self._tables.__getitem__, self.metrics.row_counts.count)
         except ApplyError as error:
             self._crowded = error.is_full
             self.metrics.failed()
@@ -156,12 +156,6 @@ class PolicySynchronizer:
         self._told = troubles
         in_force = {policy for pod in self._pods for policy in compiler.policies_of(pod)}
         self.metrics.stands(len(in_force), len(troubles), len({pod for trouble in troubles for pod in trouble.pods}))
-
-    def _count(self, step: Step) -> None:
-        if isinstance(step, Put):
-            self.metrics.wrote(step.table, len(step.rows))
-        else:
-            self.metrics.deleted(step.table, len(step.keys))
 
     def _limits(self) -> Limits:
         """Three quarters of the tables: while a round lasts, what comes and what goes stand side by side."""

@@ -186,7 +186,7 @@ class Synchronizer:
             if self._compiler is None:
                 self._compiler = Compiler(self._inputs, self._found(), self._limits())
             plan = self._compiler.plan(prune=self._services_known)
-            apply(plan.steps, self._tables.__getitem__, self._count)
+            apply(plan.steps, self._tables.__getitem__, self.metrics.row_counts.count)
         except (ApplyError, OSError):
             self.metrics.failed()
             raise
@@ -220,12 +220,6 @@ class Synchronizer:
                 # The tables are right: whoever is connected to a backend that is gone will find out by itself, if late.
                 log.warning("some sockets that a Service connected could not be ended", extra={"error": str(error)})
             self._gone = {number: backend for number, backend in self._gone.items() if number not in gone}
-
-    def _count(self, step: Step) -> None:
-        if isinstance(step, Put):
-            self.metrics.wrote(step.table, len(step.rows))
-        else:
-            self.metrics.deleted(step.table, len(step.keys))
 
     def _report(self, notices: Iterable[Notice]) -> None:
         for notice in notices:

@@ -6,13 +6,13 @@ Put in by the policy loop and its synchronizer, read by whoever renders them, ea
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Mapping
 
 from agent.datapath.maps import Usage
 from agent.observe import histogram
 from agent.observe.histogram import Histogram
 from agent.observe.metrics import family
+from agent.observe.row_counts import RowCounts
 
 BUCKETS = tuple(0.00025 * 2**n for n in range(16))
 """Seconds: from a quarter of a millisecond to eight."""
@@ -34,8 +34,7 @@ class PolicyMetrics:
         """The generation of the tables, as flows are stamped with it; 0: nothing was written since the start."""
         self.rows: Mapping[str, int] = {}
         self.capacity: Mapping[str, int] = {}
-        self.rows_written: Counter[str] = Counter()
-        self.rows_deleted: Counter[str] = Counter()
+        self.row_counts = RowCounts()
         self.in_force = 0
         """Policies that select a pod of this node."""
         self.troubles = 0
@@ -58,16 +57,6 @@ class PolicyMetrics:
         """A round did not get to its end."""
         with self.lock:
             self.failures += 1
-
-    def wrote(self, table: str, rows: int) -> None:
-        """Rows were added or replaced."""
-        with self.lock:
-            self.rows_written[table] += rows
-
-    def deleted(self, table: str, rows: int) -> None:
-        """Rows were deleted."""
-        with self.lock:
-            self.rows_deleted[table] += rows
 
     def in_step(self, latency: float | None) -> None:
         """All that was heard of is in force; `latency` is that of the change that waited longest, None for what was there before."""
@@ -96,9 +85,7 @@ class PolicyMetrics:
             )
             lines = [line for name, text, value in gauges for line in family(f"anetd_policy_{name}", "gauge", text, [({}, value)])]
             lines += family("anetd_policy_failures_total", "counter", "Rounds that did not get to their end.", [({}, self.failures)])
-            for word, text, counts in (("written", "added or replaced", self.rows_written), ("deleted", "deleted", self.rows_deleted)):
-                samples = [({"table": name}, count) for name, count in sorted(counts.items())]
-                lines += family(f"anetd_policy_rows_{word}_total", "counter", f"Rows of the policy tables {text}.", samples)
+            lines += self.row_counts.render("anetd_policy_rows", "the policy")
             lines += histogram.render("anetd_policy_compile_seconds", "Time to compile a round's changes.", self.compiles)
             lines += histogram.render("anetd_policy_apply_seconds", "Time to write a round's rows.", self.applies)
             return lines + histogram.render(

@@ -7,10 +7,10 @@ kube-proxy's `network_programming_duration_seconds`, from the change that an End
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from agent.observe.histogram import Histogram
+from agent.observe.row_counts import RowCounts
 
 SYNC_BUCKETS = tuple(0.001 * 2**n for n in range(15))
 """Seconds; the bounds of kube-proxy's `sync_proxy_rules_duration_seconds`."""
@@ -23,9 +23,7 @@ class ServiceMetrics:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.rows_written: Counter[str] = Counter()
-        """By table."""
-        self.rows_deleted: Counter[str] = Counter()
+        self.row_counts = RowCounts()
         self.syncs = Histogram(SYNC_BUCKETS)
         """Seconds that a round of compiling and writing took."""
         self.failed_syncs = 0
@@ -84,16 +82,6 @@ class ServiceMetrics:
         """A round did not get to its end."""
         with self.lock:
             self.failed_syncs += 1
-
-    def wrote(self, table: str, rows: int) -> None:
-        """Rows were added or replaced."""
-        with self.lock:
-            self.rows_written[table] += rows
-
-    def deleted(self, table: str, rows: int) -> None:
-        """Rows were deleted."""
-        with self.lock:
-            self.rows_deleted[table] += rows
 
     def stands(self, rows: Mapping[str, int], limits: Mapping[str, int], left_out: Mapping[str, str], conflicts: Mapping[str, int]) -> None:
         """How full the tables are and who is not in them."""

@@ -63,7 +63,6 @@ class TableMetrics:
         """Lines of Prometheus' text."""
         kept = kept_rows(services) | policies.usage()
         with services.lock:
-            written, deleted = dict(services.rows_written), dict(services.rows_deleted)
             left_out, conflicts, failed = len(services.left_out), sum(services.conflicts.values()), services.failed_syncs
         with self._lock:
             usage = sorted({**self._usage, **kept}.items())
@@ -79,18 +78,7 @@ class TableMetrics:
                 "Rows of a table over its capacity.",
                 [({"table": n}, round(e.pressure, 4)) for n, e in usage],
             ),
-            *family(
-                "anetd_table_rows_written_total",
-                "counter",
-                "Rows of Services' tables added or replaced.",
-                [({"table": name}, count) for name, count in sorted(written.items())],
-            ),
-            *family(
-                "anetd_table_rows_deleted_total",
-                "counter",
-                "Rows of Services' tables deleted.",
-                [({"table": name}, count) for name, count in sorted(deleted.items())],
-            ),
+            *services.row_counts.render("anetd_table_rows", "Services'"),
             *family("anetd_services_left_out", "gauge", "Services for which a table has no room.", [({}, left_out)]),
             *family("anetd_frontend_conflicts", "gauge", "Frontends that an older Service has.", [({}, conflicts)]),
             *family("anetd_sync_failures_total", "counter", "Rounds that did not get to their end.", [({}, failed)]),

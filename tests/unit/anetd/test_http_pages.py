@@ -23,6 +23,7 @@ from agent.observe.kube_proxy import KubeProxyPorts, ProxyState, healthz, livez
 from agent.observe.policy_metrics import PolicyMetrics
 from agent.observe.service_metrics import ServiceMetrics
 from agent.observe.table_metrics import TableMetrics
+from agent.reconcile.diff import Put
 from agent.services.healthchecks import HealthCheck, health_check
 from agent.watch.records import Endpoint, EndpointSlice, Key, Service
 
@@ -286,7 +287,7 @@ def test_a_table_that_fills_up_is_told_once_until_it_is_emptier() -> None:
     tables.looked_at({"conntrack": Usage(90, 100)}, services)
     assert "backends" in told.events[2][2]
     tables.collected(7, 0.25)
-    services.wrote("frontends", 3)
+    services.row_counts.count(Put("frontends", dict.fromkeys(range(3))))
     services.stands({"frontends": 3}, {"frontends": 10}, {"n/s": "backends"}, {})
     lines = tables.render(services, PolicyMetrics())
     for line in (

@@ -196,11 +196,11 @@ def test_what_judges_a_pod_is_told_with_its_counters() -> None:
 def test_what_it_costs_is_counted_and_rendered() -> None:
     node = Node()
     node.sync.begin(everything(policy()))
-    assert node.metrics.rows_written == {"policies": 1, "classes": 1, "isolation": 1}
+    assert node.metrics.row_counts.written == {"policies": 1, "classes": 1, "isolation": 1}
     assert {name: usage.rows for name, usage in node.metrics.usage().items()} == {"policies": 1, "classes": 1, "isolation": 1}
     assert {usage.capacity for usage in node.metrics.usage().values()} == {1000}
     node.sync.apply(Changes(policies={Key("n", "web"): None}))
-    assert node.metrics.rows_deleted["isolation"] == 1
+    assert node.metrics.row_counts.deleted["isolation"] == 1
     text = "\n".join(node.metrics.render())
     assert "anetd_policy_in_force 0" in text
     assert "anetd_policy_compile_seconds_count 2" in text

@@ -169,11 +169,11 @@ def test_what_is_written_deleted_and_how_long_it_took_is_counted() -> None:
     node = Node1()
     node.put(WEB, PIECE)
     metrics = node.sync.metrics
-    assert metrics.rows_written == {"backends": 2, "backend_slots": 2, "frontends": 2}
+    assert metrics.row_counts.written == {"backends": 2, "backend_slots": 2, "frontends": 2}
     assert metrics.rows == {"backends": 2, "backend_slots": 2, "frontends": 2, "maglev": 0, "source_ranges": 0}
     assert metrics.rows_limit["maglev"] == 1000
     node.put(piece("x", "web", []))
-    assert metrics.rows_deleted == {"backends": 2, "backend_slots": 2}
+    assert metrics.row_counts.deleted == {"backends": 2, "backend_slots": 2}
     assert (metrics.service_changes, metrics.endpoint_changes, metrics.syncs.count) == (1, 2, 2)
     assert metrics.pending_services == metrics.pending_endpoints == 0
     node.put()
