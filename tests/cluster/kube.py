@@ -247,6 +247,11 @@ def status(cluster: Cluster, node: str) -> Any:
     return ask_agent(cluster, node, "status")
 
 
+def drops(cluster: Cluster, node: str, reason: str) -> int:
+    """Packets that a node's programs dropped for a reason."""
+    return sum(row["packets"] for row in status(cluster, node)["drops"] if row["reason"] == reason)
+
+
 def ready(cluster: Cluster, node: str) -> bool:
     """Whether the agent's pod on a node is ready, as the API server has it."""
     conditions = cluster.pod("kube-system", agent_on(cluster, node))["status"]["conditions"]

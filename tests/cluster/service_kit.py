@@ -24,14 +24,14 @@ REFUSED, TIMED_OUT = 7, 28  # curl's words; 7 is also that nobody on the link ha
 
 _DATAGRAM = """
 import socket, sys
-address, port = sys.argv[1], int(sys.argv[2])
+address, port, question = sys.argv[1], int(sys.argv[2]), sys.argv[3].encode()
 with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as client:
     client.settimeout(1)
     client.connect((address, port))
     for _ in range(20):
         try:
-            client.send(b"hostname")
-            print(client.recv(99).decode())
+            client.send(question)
+            print(client.recv(9999).decode())
             break
         except OSError:
             continue
@@ -81,9 +81,9 @@ def on_node(cluster: Cluster, node: str, address: str, port: int, path: str = "/
     return cluster.in_member(node, "sh", "-c", script).strip()
 
 
-def outside_udp(address: str, port: int) -> str:
+def outside_udp(address: str, port: int, question: str = "hostname") -> str:
     """What the machine hears on a datagram; asked again for as long as nothing comes."""
-    return run(sys.executable, "-c", _DATAGRAM, address, str(port), timeout=60).strip()
+    return run(sys.executable, "-c", _DATAGRAM, address, str(port), question, timeout=60).strip()
 
 
 def free_ports(count: int) -> list[int]:
@@ -95,23 +95,35 @@ def free_ports(count: int) -> list[int]:
         return [int(each.getsockname()[1]) for each in sockets]
 
 
+@contextmanager
+def connected(address: str, port: int, source: tuple[str, int]) -> Iterator[socket.socket]:
+    """A connection of the machine from an address and port. It ends with a reset, so that the port is free for the next at once."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.settimeout(10)
+        client.bind(source)
+        client.connect((address, port))
+        yield client
+
+
+def fetched(client: socket.socket, path: str = "/hostname") -> str:
+    """The answer on a connection, which stays open."""
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: service\r\n\r\n".encode())
+    answer = b""
+    while not answer.partition(b"\r\n\r\n")[2]:
+        part = client.recv(4096)
+        assert part, answer
+        answer += part
+    return answer.partition(b"\r\n\r\n")[2].decode()
+
+
 def by_source_port(address: str, port: int, sources: Sequence[int]) -> dict[int, str]:
-    """Which pod answers the machine from each of its ports. The connections end with a reset, so that a port is free for the next at once."""
+    """Which pod answers the machine from each of its ports."""
 
     def ask(source: int) -> str:
-        with socket.socket() as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            client.settimeout(10)
-            client.bind(("0.0.0.0", source))
-            client.connect((address, port))
-            client.sendall(b"GET /hostname HTTP/1.1\r\nHost: service\r\n\r\n")
-            answer = b""
-            while not answer.partition(b"\r\n\r\n")[2]:
-                part = client.recv(4096)
-                assert part, answer
-                answer += part
-            return answer.partition(b"\r\n\r\n")[2].decode()
+        with connected(address, port, ("0.0.0.0", source)) as client:
+            return fetched(client)
 
     return together({source: partial(ask, source) for source in sources})
 

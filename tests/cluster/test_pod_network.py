@@ -12,7 +12,7 @@ from collections import Counter
 
 import pytest
 
-from .kube import Cluster, container_pid, status, udp_ask, url
+from .kube import Cluster, container_pid, drops, udp_ask, url
 
 PAIRS = [("a1", "a2"), ("a1", "b1"), ("b2", "a2"), ("b1", "b2")]
 
@@ -185,7 +185,3 @@ def test_a_spoofed_source_address_is_dropped_and_counted(cluster: Cluster, playg
         check=False,
     )  # fmt: skip
     assert drops(cluster, node, "SPOOFED_SOURCE") >= before + 2
-
-
-def drops(cluster: Cluster, node: str, reason: str) -> int:
-    return sum(row["packets"] for row in status(cluster, node)["drops"] if row["reason"] == reason)
