@@ -22,7 +22,8 @@ T = TypeVar("T")
 LAYOUT = "v2"
 """The version of all these layouts: a part of the path where tables are pinned, so that those of another are left alone."""
 _MAPPED = b"\0" * 10 + b"\xff\xff"
-MASQUERADE_PORTS = range(61000, 65536)
+MASQUERADE_PORTS = range(1024, 30000)
+"""Beside those that only root may have, the node ports, and those that the kernel gives to processes which ask."""
 HAIRPIN_IPV4, HAIRPIN_IPV6 = IPv4Address("169.254.1.1"), IPv6Address("fd61:6e65:7464::1")
 """The source that a pod sees when it reaches itself through a service."""
 

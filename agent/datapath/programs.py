@@ -123,6 +123,7 @@ class DatapathConfig:
     overlay_ifindex: int = 0
     routing_mode: RoutingMode = RoutingMode.NATIVE
     masquerade: bool = True
+    masquerade_ports: range = abi.MASQUERADE_PORTS
     direct_return: bool = False
     attach_mode: AttachMode = AttachMode.AUTO
     mtu: int = 1500
@@ -432,5 +433,6 @@ def _record(config: DatapathConfig) -> ConfigRecord:
         config.mtu,
         flags,
         device_mac=config.device_mac,
+        masquerade_ports=config.masquerade_ports,
         host_netns_cookie=netns.cookie(),
     )

@@ -2,9 +2,12 @@
 /*
  * Pods behind the node's address.
  *
- * Ports come from above the kernel's ephemeral range, so that none is taken that a process of the node uses. A port is taken per far
- * end: the key is the tuple as the outside sees it. The flow's row of conntrack keeps the port for the packets that follow;
- * the row here finds the pod for what comes back.
+ * Ports come from below the node ports and the kernel's ephemeral range, so that none is taken that a process of the node asks from. One
+ * at which a process of the node waits may be: a port is taken per far end, for the key is the tuple as the outside sees it. The flow's
+ * row of conntrack keeps the port for the packets that follow; the row here finds the pod for what comes back.
+ *
+ * A closed connection keeps its port for as long as the far end may remember it, unless there is none better: then a new one is given
+ * it, which at worst has to ask twice.
  */
 #ifndef ANETD_MASQUERADE_H
 #define ANETD_MASQUERADE_H
@@ -14,6 +17,8 @@
 
 /* A far end would have to hold four fifths of all ports before one connection in a thousand finds none. */
 #define PROBES_MAX 32
+/* So many for a port that nobody had, before that of a closed connection will do. */
+#define PROBES_FOR_UNUSED 16
 
 inline_always int can_masquerade(const struct packet *p)
 {
@@ -44,14 +49,13 @@ inline_always int outside_key(struct flow_key *key, const struct packet *p)
 	return node_address(&key->b, p->ipv4);
 }
 
-/* Spread by the whole flow, and the same again for a flow whose row was evicted. */
-inline_always __u32 port_seed(const struct packet *p)
+/* Where the flows of one address begin: its ports are apart already, so that only those of different addresses meet. */
+inline_always __u32 port_base(const struct packet *p)
 {
 	__u32 h = p->source.words[3] * 0x9e3779b1u;
 
 	h = (h ^ (h >> 15) ^ p->destination.words[3]) * 0x85ebca77u;
-	h = (h ^ (h >> 13) ^ p->source_port ^ ((__u32)p->destination_port << 16)) * 0xc2b2ae3du;
-	return h ^ (h >> 16);
+	return h ^ (h >> 13);
 }
 
 /* The stack is short where a port is taken, and nothing else runs on this CPU meanwhile. */
@@ -68,14 +72,20 @@ struct {
 	__uint(max_entries, 1);
 } masquerade_scratch SEC(".maps");
 
-/* Whether the flow behind a taken port is over. `inside`: scratch. */
-call_apart int is_stale(const struct masquerade_row *taken, const struct flow_key *outside, struct flow_key *inside, __u32 now)
+/* Whether the flow behind a taken port is over, or closed if that will do, which ends it. `inside`: scratch. */
+call_apart int gives_way(const struct masquerade_row *taken, const struct flow_key *outside, struct flow_key *inside, __u32 now,
+			 __u32 may_be_closed)
 {
 	struct conntrack_row *row;
 
 	order_ends(inside, &taken->pod_address, taken->pod_port, &outside->a, outside->a_port, outside->protocol);
 	row = bpf_map_lookup_elem(&conntrack, inside);
-	return !row || row->masquerade_port != outside->b_port || conntrack_expired(row, outside->protocol, now);
+	if (!row || row->masquerade_port != outside->b_port || conntrack_expired(row, outside->protocol, now))
+		return 1;
+	if (!may_be_closed || outside->protocol != IPPROTO_TCP || row->state != CT_STATE_CLOSED)
+		return 0;
+	row->last_seen = now - TIMEOUT_TCP_CLOSED; /* what still comes of it must not go out by a port that is another's */
+	return 1;
 }
 
 /* A port for a new flow, into its row. */
@@ -85,7 +95,7 @@ verified_apart verdict masquerade_begin(const struct packet *p, __u32 now, struc
 	struct masquerade_scratch *s;
 	struct masquerade_row *mine;
 	struct flow_key *key;
-	__u32 zero = 0, seed, stride;
+	__u32 zero = 0, base, stride;
 
 	s = bpf_map_lookup_elem(&masquerade_scratch, &zero);
 	if (!p || !fresh || !s)
@@ -94,8 +104,9 @@ verified_apart verdict masquerade_begin(const struct packet *p, __u32 now, struc
 	mine = &s->mine;
 	mine->pod_address = p->source;
 	mine->pod_port = p->source_port;
-	seed = port_seed(p);
-	stride = (seed >> 16) | 1; /* flows that meet at one port part at the next */
+	base = port_base(p);
+	stride = (base >> 20) | 1; /* flows that meet at one port part at the next */
+	base += bpf_ntohs(p->source_port);
 	if (!can_masquerade(p))
 		return dropped(DROP_UNSUPPORTED_PROTOCOL);
 	if (!outside_key(key, p) || !span)
@@ -103,7 +114,7 @@ verified_apart verdict masquerade_begin(const struct packet *p, __u32 now, struc
 	for (int i = 0; i < PROBES_MAX; i++) {
 		struct masquerade_row *taken;
 
-		key->b_port = bpf_htons(config.masquerade_first + (seed + i * stride) % span);
+		key->b_port = bpf_htons(config.masquerade_first + (base + i * stride) % span);
 		if (!bpf_map_update_elem(&masquerade, key, mine, BPF_NOEXIST))
 			goto found;
 		taken = bpf_map_lookup_elem(&masquerade, key);
@@ -111,7 +122,8 @@ verified_apart verdict masquerade_begin(const struct packet *p, __u32 now, struc
 			continue;
 		if (taken->pod_port == mine->pod_port && address_equal(&taken->pod_address, &mine->pod_address))
 			goto found;
-		if (is_stale(taken, key, &s->inside, now) && !bpf_map_update_elem(&masquerade, key, mine, BPF_ANY))
+		if (gives_way(taken, key, &s->inside, now, i >= PROBES_FOR_UNUSED) &&
+		    !bpf_map_update_elem(&masquerade, key, mine, BPF_ANY))
 			goto found;
 	}
 	return dropped(DROP_MASQUERADE_EXHAUSTED);

@@ -24,6 +24,7 @@ from scapy.packet import Packet
 
 from agent.datapath import syscalls
 from agent.datapath.abi import (
+    MASQUERADE_PORTS,
     Backend,
     DropKey,
     Endpoint,
@@ -208,7 +209,15 @@ def index(name: str) -> int:
 
 
 @contextmanager
-def lab(mode: str = "native", *, masquerade: bool = True, attach: str = "auto", mtu: int = 1500, direct: bool = False) -> Iterator[Lab]:
+def lab(
+    mode: str = "native",
+    *,
+    masquerade: bool = True,
+    masquerade_ports: range = MASQUERADE_PORTS,
+    attach: str = "auto",
+    mtu: int = 1500,
+    direct: bool = False,
+) -> Iterator[Lab]:
     """The programs loaded with that configuration, routes and endpoints written, nothing attached."""
     with ExitStack() as stack:
         stack.enter_context(namespace())
@@ -224,6 +233,7 @@ def lab(mode: str = "native", *, masquerade: bool = True, attach: str = "auto", 
             overlay_ifindex=index("anetd-vxlan") if vxlan else 0,
             routing_mode=RoutingMode(mode),
             masquerade=masquerade,
+            masquerade_ports=masquerade_ports,
             direct_return=direct,
             attach_mode=AttachMode(attach),
             mtu=mtu,

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from agent.datapath.abi import MASQUERADE_PORTS
+
 from .topology import FAR, GATEWAY, NODES, PODS, PORT, TRAFFIC, Topology, inside, running
 
 FAMILIES = (4, 6)
@@ -65,7 +67,7 @@ def test_outside_sees_the_node_and_a_port_of_its_range(net: Topology, family: in
     for client in ("dp-p0", "dp-p1", "dp-p2"):
         address, port, _ = net.ask(client, kind, target).split()
         assert address == NODES[PODS[client].node].address[family]
-        assert 61000 <= int(port) <= 65535
+        assert int(port) in MASQUERADE_PORTS
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -29,6 +29,7 @@ from scapy.packet import Packet, Raw
 from agent.datapath.abi import (
     ANY_IPV4,
     ANY_IPV6,
+    MASQUERADE_PORTS,
     ConntrackFlag,
     ConntrackRow,
     ConntrackState,
@@ -65,7 +66,7 @@ from .lab import (
 )
 
 FAMILIES = (4, 6)
-PORTS = range(61000, 65536)
+PORTS = MASQUERADE_PORTS
 MARK_HANDLED = 0x0A7E0001
 
 
@@ -444,7 +445,7 @@ def test_from_the_device_a_pods_packet_is_delivered(net: Lab, family: int) -> No
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("port", [22, 61000, 65535])
+@pytest.mark.parametrize("port", [22, 1024, 29999, 65535])
 def test_from_the_device_the_nodes_own_packets_pass_untracked(net: Lab, family: int, port: int) -> None:
     for layer in (TCP(sport=4000, dport=port, flags="S"), UDP(sport=4000, dport=port), echo(family)):
         assert net.from_netdev(ip(family, OUTSIDE[family], NODE[family]) / layer).verdict == OK
@@ -531,21 +532,56 @@ def test_a_port_is_taken_per_far_end_only(net: Lab) -> None:
             assert net.from_pod(ip(4, A[4], far) / UDP(sport=port, dport=53)).verdict == REDIRECT
 
 
-def test_ports_used_up_are_said_and_counted(net: Lab) -> None:
-    far, key = ip_address(OUTSIDE[4]), ip_address(NODE[4])
-    now = clock(time.monotonic_ns())
-    flow = ConntrackRow(now, ConntrackState.ESTABLISHED, ConntrackFlag(0), 0, None, 0, 0)
-    other, alive = ip_address(B[4]), []
-    for port in PORTS:
-        net.datapath.masquerade.put(FlowKey(far, 53, key, port, 17), MasqueradeRow(other, port))
-        alive.append((FlowKey(far, 53, other, port, 17), replace(flow, masquerade_port=port)))
-    net.datapath.conntrack.put_many(alive)
-    with counted(net, DropReason.MASQUERADE_EXHAUSTED, DropDirection.FROM_POD):
-        assert net.from_pod(ip(4, A[4], OUTSIDE[4]) / UDP(sport=4000, dport=53)).verdict == SHOT
-    # The ports of flows that are over are free.
-    net.datapath.conntrack.put_many([(k, replace(row, last_seen=max(0, now - 1000))) for k, row in alive])
-    out = net.from_pod(ip(4, A[4], OUTSIDE[4]) / UDP(sport=4000, dport=53))
-    assert out.packet[UDP].sport in PORTS
+FEW_PORTS = range(2000, 2064)
+
+
+def take_ports(net: Lab, ports: Iterable[int], protocol: int, state: ConntrackState, age: int = 0) -> None:
+    """Flows of the other pod to the far end's port 53 that have these ports."""
+    far, node, other = (ip_address(each[4]) for each in (OUTSIDE, NODE, B))
+    row = ConntrackRow(max(0, clock(time.monotonic_ns()) - age), state, ConntrackFlag(0), 0, None, 0, 0)
+    net.datapath.masquerade.put_many([(FlowKey(far, 53, node, port, protocol), MasqueradeRow(other, port)) for port in ports])
+    net.datapath.conntrack.put_many([(FlowKey(far, 53, other, port, protocol), replace(row, masquerade_port=port)) for port in ports])
+
+
+def test_ports_used_up_are_said_and_counted() -> None:
+    sent = ip(4, A[4], OUTSIDE[4]) / UDP(sport=4000, dport=53)
+    with lab(masquerade_ports=FEW_PORTS) as net:
+        take_ports(net, FEW_PORTS, 17, ConntrackState.ESTABLISHED)
+        with counted(net, DropReason.MASQUERADE_EXHAUSTED, DropDirection.FROM_POD):
+            assert net.from_pod(sent).verdict == SHOT
+        # The ports of flows that are over are free.
+        take_ports(net, FEW_PORTS, 17, ConntrackState.ESTABLISHED, age=1000)
+        assert net.from_pod(sent).packet[UDP].sport in FEW_PORTS
+
+
+def test_the_port_of_a_closed_connection_is_given_away_when_there_is_no_other() -> None:
+    with lab(masquerade_ports=FEW_PORTS) as net:
+        take_ports(net, FEW_PORTS[::2], 6, ConntrackState.CLOSED)
+        for port in range(4000, 4010):
+            assert net.from_pod(ip(4, A[4], OUTSIDE[4]) / TCP(sport=port, dport=53, flags="S")).packet[TCP].sport in FEW_PORTS[1::2]
+        take_ports(net, FEW_PORTS, 6, ConntrackState.CLOSED)
+        given = net.from_pod(ip(4, A[4], OUTSIDE[4]) / TCP(sport=5000, dport=53, flags="S")).packet[TCP].sport
+        assert given in FEW_PORTS
+        back = net.from_netdev(ip(4, OUTSIDE[4], NODE[4]) / TCP(sport=53, dport=given, flags="SA"))
+        assert (back.verdict, back.ip.dst, back.packet[TCP].dport) == (REDIRECT, A[4], 5000)
+        # What still comes of the closed one is not sent in the new one's name.
+        late = net.from_pod(ip(4, B[4], OUTSIDE[4]) / TCP(sport=given, dport=53, flags="A"), "b")
+        assert late.verdict == SHOT or late.packet[TCP].sport != given
+
+
+@pytest.mark.parametrize("state", [ConntrackState.ESTABLISHED, ConntrackState.HALF_CLOSED])
+def test_the_port_of_a_connection_that_goes_on_is_never_given_away(state: ConntrackState) -> None:
+    with lab(masquerade_ports=FEW_PORTS) as net:
+        take_ports(net, FEW_PORTS, 6, state)
+        with counted(net, DropReason.MASQUERADE_EXHAUSTED, DropDirection.FROM_POD):
+            assert net.from_pod(ip(4, A[4], OUTSIDE[4]) / TCP(sport=5000, dport=53, flags="S")).verdict == SHOT
+
+
+def test_one_address_may_have_as_many_connections_as_there_are_ports() -> None:
+    """What is apart stays apart: none is refused before all ports are taken."""
+    with lab(masquerade_ports=FEW_PORTS) as net:
+        sent = [ip(4, A[4], OUTSIDE[4]) / UDP(sport=32768 + number, dport=53) for number in range(len(FEW_PORTS))]
+        assert {net.from_pod(each).packet[UDP].sport for each in sent} == set(FEW_PORTS)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -25,6 +25,7 @@ from agent.datapath.abi import (
     ANY_IPV4,
     ANY_IPV6,
     MAGLEV_SIZE,
+    MASQUERADE_PORTS,
     AffinityKey,
     AffinityRow,
     DropDirection,
@@ -131,7 +132,7 @@ def test_another_nodes_backend_sees_this_node_and_its_answer_comes_back_through_
     out = either.from_netdev(ip(family, OUTSIDE[family], at[family]) / begin(kind))
     source, port, *target = ends(out, kind)
     assert (out.verdict, source, target) == (REDIRECT, NODE[family], [REMOTE[family], 8080])
-    assert port in range(61000, 65536)
+    assert port in MASQUERADE_PORTS
     assert checksums_hold(out.packet)
     by = "from_overlay" if either.datapath.config.overlay_ifindex else "from_netdev"
     back = either.run(by, ip(family, REMOTE[family], NODE[family]) / reply(kind, 8080, port))
