@@ -19,7 +19,16 @@ MEASURED = {
         "medians": {"node": SHAPES, "local": SHAPES, "remote": SHAPES},
         "to_node": {where: {"stream": 1.0, "rr": 0.9, "crr": 0.8} for where in ("local", "remote")},
     },
-    "program": {"count": 100, "p50_ms": 12.0, "p99_ms": 150.0, "max_ms": 160.0, "unanswered": 0, "created_ms": 5.0, "per_second": 10.0},
+    "program": {
+        "count": 100,
+        "p50_ms": 12.0,
+        "p99_ms": 150.0,
+        "max_ms": 160.0,
+        "unanswered": 0,
+        "per_second": 10.0,
+        "since": {"count": 100, "p50_ms": 7.0, "p99_ms": 60.0, "max_ms": 70.0},
+        "created": {"count": 100, "p50_ms": 5.0, "p99_ms": 90.0, "max_ms": 91.0},
+    },
     "resident_mib": 30.0,
 }
 PROXY = {**MEASURED, "synced_s": 1.2}
@@ -45,8 +54,9 @@ def services():
 def test_figures_stand_against_their_goals(services):
     met = {goal.what: goal.met for goal in report_services.goals(services)}
     assert met["ClusterIP, 1000 Services: connect-request-close, of the direct address"]
-    assert met["a new EndpointSlice to the first answer, 1 Services (p50)"]
-    assert not met["a new EndpointSlice to the first answer, 1 Services (p99)"]
+    assert met["a new EndpointSlice, 1 Services, p50, from the request to the first answer"]
+    assert not met["a new EndpointSlice, 1 Services, p99, from the request to the first answer"]
+    assert met["a new EndpointSlice, 1 Services, p99, from the API's answer"]
     assert not met["agent in step from nothing, 1000 Services"]
 
 
@@ -79,5 +89,5 @@ def test_what_was_not_measured_is_named_and_has_no_goal_row(services):
 def test_the_tables_have_a_row_for_each_plane_and_number_of_services(services):
     lines = list(report_services.section(services))
     assert sum(line.startswith("| anetd | 1000 |") for line in lines) == 2
-    assert "| kube-proxy, nftables | 1 | 12.0 ms | 150.0 ms | 160.0 ms | 5.0 ms | 1.2 s | 30.0 MiB |" in lines
+    assert "| kube-proxy, nftables | 1 | 12.0 / 150.0 / 160.0 | 7.0 / 60.0 / 70.0 | 5.0 / 90.0 / 91.0 | 1.2 s | 30.0 MiB |" in lines
     assert any("rows: 1 deleted backends, 1 written backends" in line for line in lines)
