@@ -11,6 +11,7 @@
 #include "parse.h"
 
 #define CITED 8 /* of the transport header: ports, and TCP's sequence number */
+#define FRAGMENT_HEADER 8
 #define ICMP_HOST_UNREACH 1
 #define ICMP_PORT_UNREACH 3
 #define ICMP_FRAG_NEEDED 4
@@ -45,6 +46,7 @@ struct icmp_answer_ipv6 {
 	struct icmp_header icmp;
 	struct ipv6hdr cited;
 	__u8 transport[CITED];
+	__u8 behind_fragment_header[CITED]; /* where that is what `transport` holds */
 };
 
 struct reset_ipv4 {
@@ -111,7 +113,8 @@ call_apart int icmp_ipv4(struct __sk_buff *skb, __u32 kind)
 {
 	struct icmp_answer_ipv4 answer = {};
 
-	if (bpf_skb_load_bytes(skb, L3_OFFSET, &answer.cited, sizeof(answer.cited) + CITED) || answer.cited.ihl != 5)
+	if (bpf_skb_load_bytes(skb, L3_OFFSET, &answer.cited, sizeof(answer.cited) + CITED) || answer.cited.ihl != 5 ||
+	    answer.cited.frag_off & bpf_htons(0x1fff))
 		return 1;
 	head_ipv4(&answer.ip, answer.cited.daddr, answer.cited.saddr, sizeof(answer), IPPROTO_ICMP);
 	answer.icmp.type = ICMP_DEST_UNREACH;
@@ -129,13 +132,25 @@ call_apart int icmp_ipv4(struct __sk_buff *skb, __u32 kind)
 call_apart int icmp_ipv6(struct __sk_buff *skb, __u32 kind)
 {
 	struct icmp_answer_ipv6 answer = {};
-	__s64 sum = pseudo_sum(sizeof(answer) - sizeof(answer.ip), IPPROTO_ICMPV6);
+	__u32 length = sizeof(answer) - CITED;
+	__u8 protocol;
+	__s64 sum;
 
-	if (bpf_skb_load_bytes(skb, L3_OFFSET, &answer.cited, sizeof(answer.cited) + CITED) ||
-	    (answer.cited.nexthdr != IPPROTO_TCP && answer.cited.nexthdr != IPPROTO_UDP))
+	if (bpf_skb_load_bytes(skb, L3_OFFSET, &answer.cited, sizeof(answer.cited) + CITED))
+		return 1;
+	protocol = answer.cited.nexthdr;
+	if (protocol == IPPROTO_FRAGMENT) {
+		/* Of the first one: without its ports nobody would know whose packet it was. */
+		if (*(__be16 *)(answer.transport + 2) & bpf_htons(0xfff8) ||
+		    bpf_skb_load_bytes(skb, L3_OFFSET + sizeof(answer.cited) + FRAGMENT_HEADER, answer.behind_fragment_header, CITED))
+			return 1;
+		protocol = answer.transport[0];
+		length = sizeof(answer);
+	}
+	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
 		return 1;
 	answer.ip.version = 6;
-	answer.ip.payload_len = bpf_htons(sizeof(answer) - sizeof(answer.ip));
+	answer.ip.payload_len = bpf_htons(length - sizeof(answer.ip));
 	answer.ip.nexthdr = IPPROTO_ICMPV6;
 	answer.ip.hop_limit = 64;
 	answer.ip.saddr = answer.cited.daddr;
@@ -149,9 +164,10 @@ call_apart int icmp_ipv6(struct __sk_buff *skb, __u32 kind)
 		answer.icmp.code = 0;
 		answer.icmp.rest = bpf_htonl(config.mtu);
 	}
+	sum = pseudo_sum(length - sizeof(answer.ip), IPPROTO_ICMPV6);
 	sum = bpf_csum_diff(0, 0, (__be32 *)&answer.ip.saddr, 2 * sizeof(struct in6_addr), sum);
 	answer.icmp.checksum = fold(bpf_csum_diff(0, 0, (__be32 *)&answer.icmp, sizeof(answer) - sizeof(answer.ip), sum));
-	return replace_packet(skb, &answer, sizeof(answer));
+	return replace_packet(skb, &answer, length);
 }
 
 /* RFC 9293, 3.10.7.1: what the end of a connection that does not exist answers. */

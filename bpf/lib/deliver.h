@@ -23,6 +23,12 @@ inline_always verdict deliver(struct __sk_buff *skb, const struct endpoint *to)
 	return likely(address_frame(skb, to)) ? bpf_redirect_peer(to->ifindex, 0) : dropped(DROP_MALFORMED);
 }
 
+/* Whether the pod's host end would not take it: nothing checks that on the way past it. */
+inline_always int too_long_for_pod(const struct __sk_buff *skb)
+{
+	return !skb->gso_size && skb->len > config.mtu + ETH_HLEN;
+}
+
 /* Onto the pod's host end, as the host's stack would have sent it: for egress hooks. */
 inline_always verdict deliver_by_stack(struct __sk_buff *skb, const struct endpoint *to)
 {

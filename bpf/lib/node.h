@@ -28,7 +28,10 @@ call_apart verdict unmasquerade(struct __sk_buff *skb, struct packet *p)
 	return rewrite_destination(skb, p, &behind->pod_address, behind->pod_port);
 }
 
-/* A backend's answer, unmasqueraded, to a client that is no local pod: out under the frontend's address, or up if the node asked. */
+/*
+ * A backend's answer, unmasqueraded, to a client that is no local pod: out under the frontend's address, or up if the node asked. A
+ * fragment has its ports by then; to look them up by the client's address, which may be the node's again, would find the masquerade's.
+ */
 verified_apart verdict return_to_client(struct __sk_buff *skb, struct packet *p)
 {
 	struct flow f;
@@ -37,9 +40,6 @@ verified_apart verdict return_to_client(struct __sk_buff *skb, struct packet *p)
 	if (!p)
 		return dropped(DROP_MALFORMED);
 	if (p->kind == PACKET_PLAIN) {
-		v = complete_ports(p);
-		if (v)
-			return v;
 		conntrack_find(p, &f);
 		if (!f.row || f.forward || !(f.row->flags & CT_TRANSLATED))
 			return dropped(DROP_NOBODY_BEHIND);

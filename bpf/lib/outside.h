@@ -103,7 +103,10 @@ verified_apart verdict serve(struct __sk_buff *skb, struct packet *p, __u32 clie
 	if (v)
 		return v;
 	to = bpf_map_lookup_elem(&endpoints, other_end(&f));
-	if (!to) {
+	if (to) {
+		if (client_is_node && too_long_for_pod(skb))
+			return dropped(DROP_TOO_BIG);
+	} else {
 		route = route_to(other_end(&f));
 		if (route_kind(route) == ROUTE_LOCAL_PODS)
 			return dropped(DROP_NO_SUCH_POD);
@@ -144,7 +147,8 @@ verified_apart verdict error_to_backend(struct __sk_buff *skb, struct packet *p)
 	if (parse_subject(skb, p, &s))
 		return NOT_FOR_SERVICE;
 	row = subject_flow(&s, &source_began);
-	if (!row || !(row->flags & CT_SERVICE_ROW))
+	/* If the sender began the flow it is the client, to whom the error is. */
+	if (!row || source_began || !(row->flags & CT_SERVICE_ROW))
 		return NOT_FOR_SERVICE;
 	end.a = row->translated_address;
 	end.a_port = row->translated_port;

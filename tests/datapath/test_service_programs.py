@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 
 import pytest
-from scapy.layers.inet import ICMP, TCP, UDP, IPerror, TCPerror
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, TCPerror
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
     ICMPv6ND_NA,
@@ -231,18 +231,20 @@ def test_the_nodes_own_connections_are_left_alone(net: Lab, family: int) -> None
 def test_fragments_follow_the_first_to_its_backend(net: Lab, family: int) -> None:
     node_port(net, family, 17, (A[family], 53))
     body = bytes(UDP(sport=4000, dport=NODE_PORT) / Raw(b"x" * 1400))
+    sent = pieces(family, OUTSIDE[family], NODE[family], body, at=800)
+    assert [net.from_netdev(piece).ip.dst for piece in sent] == [A[family]] * 2
+
+
+def pieces(family: int, source: str, destination: str, body: bytes, at: int = 1432) -> tuple[Packet, Packet]:
+    """A UDP packet in two fragments."""
     if family == 4:
-        pieces = [
-            ip(4, OUTSIDE[4], NODE[4], id=9, flags="MF", proto=17) / Raw(body[:800]),
-            ip(4, OUTSIDE[4], NODE[4], id=9, frag=100, proto=17) / Raw(body[800:]),
-        ]
-    else:
-        head = ip(6, OUTSIDE[6], NODE[6])
-        pieces = [
-            head / IPv6ExtHdrFragment(nh=17, id=9, m=1, offset=0) / Raw(body[:800]),
-            head / IPv6ExtHdrFragment(nh=17, id=9, m=0, offset=100) / Raw(body[800:]),
-        ]
-    assert [net.from_netdev(piece).ip.dst for piece in pieces] == [A[family]] * 2
+        head = ip(4, source, destination, id=9, proto=17)
+        first, later = head.copy(), head.copy()
+        first[IP].flags, later[IP].frag = "MF", at // 8
+        return first / Raw(body[:at]), later / Raw(body[at:])
+    head = ip(6, source, destination)
+    first, later = (IPv6ExtHdrFragment(nh=17, id=9, m=m, offset=offset) for m, offset in ((1, 0), (0, at // 8)))
+    return head / first / Raw(body[:at]), head / later / Raw(body[at:])
 
 
 def test_a_packet_too_big_for_the_tunnel_is_answered_before_it_is_translated(vxlan: Lab) -> None:
@@ -254,6 +256,39 @@ def test_a_packet_too_big_for_the_tunnel_is_answered_before_it_is_translated(vxl
         assert (got.verdict, got.ip.src, got.ip.dst) == (REDIRECT, NODE[family], OUTSIDE[family])
         assert (got.packet[ICMP].nexthopmtu if family == 4 else got.packet[ICMPv6PacketTooBig].mtu) == 1450
         assert checksums_hold(got.packet)
+
+
+@BY_FAMILY
+@pytest.mark.parametrize("backend", [A, REMOTE], ids=["local", "remote"])
+def test_the_nodes_own_packet_that_is_too_big_for_a_backend_is_answered_to_the_node(
+    vxlan: Lab, family: int, backend: dict[int, str]
+) -> None:
+    """Of one connection and of another: the row that keeps its choice is there already when the answer comes in by the device."""
+    vxlan.forget()
+    vxlan.service(VIP[family], 80, 17, (backend[family], 53))
+    for port in (4000, 4000, 4001):
+        sent = ip(family, NODE[family], VIP[family]) / UDP(sport=port, dport=80) / Raw(b"x" * 1440)
+        got = vxlan.run("to_netdev", sent)
+        assert (got.verdict, got.ip.src, got.ip.dst) == (REDIRECT, VIP[family], NODE[family])
+        assert (got.packet[ICMP].nexthopmtu if family == 4 else got.packet[ICMPv6PacketTooBig].mtu) == 1450
+        assert checksums_hold(got.packet)
+        back = vxlan.from_netdev(got.packet)
+        assert (back.verdict, bytes(back.packet)) == (OK, bytes(got.packet))
+
+
+@BY_FAMILY
+def test_of_a_packet_in_fragments_the_first_is_answered_and_cited_with_its_ports(vxlan: Lab, family: int) -> None:
+    vxlan.forget()
+    node_port(vxlan, family, 17, (REMOTE[family], 53))
+    body = bytes(UDP(sport=4000, dport=NODE_PORT) / Raw(b"x" * 1432))
+    first, later = pieces(family, OUTSIDE[family], NODE[family], body)
+    got = vxlan.from_netdev(first)
+    assert (got.verdict, got.ip.src, got.ip.dst) == (REDIRECT, NODE[family], OUTSIDE[family])
+    assert bytes(got.packet).endswith(body[:8])
+    assert checksums_hold(got.packet)
+    node_port(vxlan, family, 17)
+    assert vxlan.from_netdev(first).verdict == REDIRECT
+    assert dropped(vxlan, DropReason.NO_BACKEND, DropDirection.FROM_NETDEV, vxlan.from_netdev(later))
 
 
 @BY_FAMILY
@@ -452,6 +487,20 @@ def test_a_node_that_asks_another_nodes_backend_is_answered_by_the_service(
     back = either.run(by, ip(family, REMOTE[family], NODE[family]) / reply(kind, 8080, port))
     assert (back.verdict, *ends(back, kind)) == (OK, VIP[family], 80, NODE[family], 4000)
     assert checksums_hold(back.packet)
+
+
+@BY_FAMILY
+def test_an_answer_in_fragments_finds_the_node_that_asked(either: Lab, family: int) -> None:
+    """Behind the node's address is the node's address again."""
+    either.service(VIP[family], 80, 17, (REMOTE[family], 8080))
+    asked = pieces(family, NODE[family], VIP[family], bytes(UDP(sport=4000, dport=80) / Raw(b"x" * 1400)), at=800)
+    out = [either.run("to_netdev", piece) for piece in asked]
+    assert [(each.verdict, each.ip.src, each.ip.dst) for each in out] == [(REDIRECT, NODE[family], REMOTE[family])] * 2
+    port = int.from_bytes(bytes(out[0].packet)[-800:][:2], "big")
+    answered = pieces(family, REMOTE[family], NODE[family], bytes(UDP(sport=8080, dport=port) / Raw(b"y" * 1400)), at=800)
+    by = "from_overlay" if either.datapath.config.overlay_ifindex else "from_netdev"
+    back = [either.run(by, piece) for piece in answered]
+    assert [(each.verdict, each.ip.src, each.ip.dst) for each in back] == [(OK, VIP[family], NODE[family])] * 2
 
 
 @BY_FAMILY
