@@ -10,6 +10,8 @@ from tests.bench.goal import SHAPES, Goal
 POLICY_GOALS = {"stream": 1.02, "rr": 1.03, "crr": 1.05}
 """What 500 policies on every pod may cost, as a ratio."""
 
+_RATIOS = {"ours_to_limit": "ours to the limit, less is worse", "policy_to_ours": "500 policies to none, more is worse"}
+
 
 def goals(datapath: dict[str, Any]) -> Iterator[Goal]:
     """Every figure that has a goal."""
@@ -25,11 +27,12 @@ def goals(datapath: dict[str, Any]) -> Iterator[Goal]:
 
 def section(datapath: dict[str, Any]) -> Iterator[str]:
     """The section of the page, line by line."""
-    rounds = len(next(iter(datapath["all"].values()))["stream"])
+    figures = next(iter(datapath["all"].values()))
+    rounds, streams = len(figures["crr"]), len(figures["stream"])
     yield "## Pod to pod"
     yield ""
     yield (
-        f"Medians of {rounds} alternating rounds in namespaces on one bridge. `nodes`: node to node. `stack`: pods through the kernel's own "
+        f"Medians of {rounds} alternating rounds, of {streams} short streams, in namespaces on one bridge; both ends on one CPU. `nodes`: node to node. `stack`: pods through the kernel's own "
         "forwarding with static routes, as with the ptp plugin. `limit`: nothing but two programs of a few lines, `bpf_redirect_neigh` out of "
         "the pod and `bpf_redirect_peer` into it. `ours`: anetd's programs, with source check, connection tracking and service lookup. "
         "`policy`: the same with all pods isolated both ways by what 500 policies become. "
@@ -37,6 +40,16 @@ def section(datapath: dict[str, Any]) -> Iterator[str]:
     )
     yield ""
     yield from path_table(datapath)
+    yield ""
+    yield "The ratios, with the bounds between which 95 of 100 such runs would have them:"
+    yield ""
+    yield "| ratio | " + " | ".join(each.split(",")[0].removesuffix(" p50") for each in SHAPES.values()) + " |"
+    yield "|---|---|---|---|"
+    for name, text in _RATIOS.items():
+        for where, ratios in datapath[name].items():
+            bounds = datapath["intervals"][name][where]
+            cells = (f"{ratios[shape]:.3f} ({bounds[shape][0]:.3f} to {bounds[shape][1]:.3f})" for shape in SHAPES)
+            yield f"| {text}, {where} | " + " | ".join(cells) + " |"
 
 
 def path_table(datapath: dict[str, Any]) -> Iterator[str]:

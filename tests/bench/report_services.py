@@ -82,7 +82,7 @@ def section(services: dict[str, Any]) -> Iterator[str]:
     yield (
         "anetd, and the real kube-proxy in both modes, on the same two nodes in the same run; kube-proxy's pods are wired by the ptp plugin and "
         f"static routes. {services['nft']}, {services['iptables']}. Every Service but the measured ones has four endpoints. "
-        "`direct` and `ClusterIP`: medians of alternating rounds from a pod to a server on the other node. `ratio`: ClusterIP to direct, "
+        "`direct` and `ClusterIP`: medians of alternating rounds, both ends on one CPU, from a pod to a server on the other node. `ratio`: ClusterIP to direct, "
         "1.00 for the same, less for worse. The slice columns, p50 / p99 / max in ms: from the request that creates an EndpointSlice to the first "
         "answer through its Service, ten such requests a second; the same from the API server's answer, when the slice is there for everybody; and "
         "between the two the API server, with the disk under etcd. NodePorts are asked from a namespace on the nodes' "

@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, ip_network
@@ -36,7 +36,7 @@ from typing import Any
 
 from tests.bench import objects, planes
 from tests.bench.cluster import resident_mib
-from tests.bench.datapath_limit import CLIENT_CPU, HERE, SERVER_CPU, SHAPES, advantage, sh
+from tests.bench.datapath_limit import HERE, SERVER_CPU, SHAPES, STREAM_SECONDS, STREAMS, advantage, sh
 from tests.cluster.conftest import PREFIX, PROVISIONER, spec_file
 from tests.cluster.kube import Cluster, CommandFailed, eventually, run, status
 
@@ -70,15 +70,22 @@ class Lab:
     def first(self) -> str:
         return self.cluster.nodes()[0]
 
-    def ask(self, shape: str, address: str, port: int = SERVER_PORT, *, outside: bool = False, seconds: float | None = None) -> float:
-        """One figure: Gb/s or the median in µs. CPUs are chosen as `datapath_limit.measure` says."""
-        cpu = CLIENT_CPU if shape == "stream" else SERVER_CPU
-        arguments = ["-c", cpu, "-p", str(port), shape, address, str(seconds or self.options.seconds)]
+    def ask(self, shape: str, address: str, port: int = SERVER_PORT, *, seconds: float) -> float:
+        """One figure of a pod: Gb/s or the median in µs."""
+        return self.ask_in_turn(shape, [(address, port)], seconds=seconds)[0]
+
+    def ask_in_turn(
+        self, shape: str, targets: Sequence[tuple[str, int]], *, turns: int = 1, seconds: float, outside: bool = False
+    ) -> list[float]:
+        """Figures, one a target, for as many turns as there are to be. CPUs are chosen as `datapath_limit.measure` says."""
+        tool = str(self.tool) if outside else "/tmp/netbench"
+        asks = [f"{tool} -c {SERVER_CPU} -p {port} {shape} {address} {seconds}" for address, port in targets]
+        script = f"for turn in $(seq {turns}); do {' && '.join(asks)} || exit 1; done"
         if outside:
-            text = run("ip", "netns", "exec", OUTSIDE, str(self.tool), *arguments)
+            text = run("ip", "netns", "exec", OUTSIDE, "sh", "-c", script)
         else:
-            text = self.cluster.exec(objects.NAMESPACE, "client", "timeout", "30", "/tmp/netbench", *arguments)
-        return float(json.loads(text)["gbit_per_s" if shape == "stream" else "p50_us"])
+            text = self.cluster.exec(objects.NAMESPACE, "client", "timeout", "30", "sh", "-c", script)
+        return [float(json.loads(line)["gbit_per_s" if shape == "stream" else "p50_us"]) for line in text.splitlines()]
 
 
 def say(text: str) -> None:
@@ -133,12 +140,15 @@ def fill(lab: Lab, scale: int) -> None:
 
 
 def alternate(lab: Lab, paths: dict[str, tuple[str, int]], *, outside: bool = False) -> dict[str, dict[str, list[float]]]:
-    """Path -> shape -> one figure a round; the paths take turns, so that a slow minute of the machine hits all of them."""
+    """Path -> shape -> figures, of a round one, of streams `STREAMS`; the paths take turns, so that a slow minute of the machine hits all of them."""
     figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for number in range(lab.options.rounds):
         for shape in SHAPES:
-            for name, (address, port) in list(paths.items())[:: 1 if number % 2 == 0 else -1]:
-                figures[name][shape].append(lab.ask(shape, address, port, outside=outside))
+            names = list(paths)[:: 1 if number % 2 == 0 else -1]
+            turns, seconds = (STREAMS, STREAM_SECONDS) if shape == "stream" else (1, lab.options.seconds)
+            found = lab.ask_in_turn(shape, [paths[name] for name in names], turns=turns, seconds=seconds, outside=outside)
+            for place, name in enumerate(names):
+                figures[name][shape] += found[place :: len(names)]
     return figures
 
 
