@@ -105,7 +105,7 @@ def resolvers(cluster: Cluster, namespace: str, clients: tuple[str, ...], addres
             process.wait()
 
 
-@everywhere
+@on(["native-dual"])
 def test_an_agent_that_is_killed_while_it_writes_leaves_nothing_half_done(cluster: Cluster, playground: str) -> None:
     """A hundred and fifty Services come, and as many go, while the agents die: in the end each is served by its own pod and none is left over."""
     path = f"/api/v1/namespaces/{playground}/services"
