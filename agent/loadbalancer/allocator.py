@@ -98,15 +98,9 @@ def allocate(claims: Iterable[Claim], pool: Sequence[Network]) -> Plan:
     """Who has which address of the pool."""
     ours = sorted((each for each in claims if _is_ours(each, pool)), key=lambda each: (each.created, each.key.namespace, each.key.name))
     taken: dict[Address, Key] = {}
-    problems: list[Problem] = []
     given: dict[Key, dict[int, Address]] = {each.key: _kept(each, taken) for each in ours}
-    waiting: set[Key] = set()
-    for each in ours:
-        if each.wanted_text and not each.leaving:
-            problem = _fulfil_wish(each, pool, taken, given[each.key])
-            if problem is not None:
-                problems.append(problem)
-                waiting.add(each.key)
+    waiting = _fulfil_wishes([each for each in ours if each.wanted_text and not each.leaving], pool, taken, given)
+    problems = list(waiting.values())
     free = {version: _free(pool, version, taken) for version in (4, 6)}
     for each in ours:
         if each.leaving or each.key in waiting:
@@ -141,6 +135,21 @@ def _kept(each: Claim, taken: dict[Address, Key]) -> dict[int, Address]:
             taken[address] = each.key
             kept[address.version] = address
     return kept
+
+
+def _fulfil_wishes(
+    claims: Sequence[Claim], pool: Sequence[Network], taken: dict[Address, Key], given: Mapping[Key, dict[int, Address]]
+) -> dict[Key, Problem]:
+    """What stands in the way of whom. A Service that gets its wish may leave an address that an older one waits for: hence the rounds."""
+    while True:
+        problems: dict[Key, Problem] = {}
+        for each in claims:
+            problem = _fulfil_wish(each, pool, taken, given[each.key])
+            if problem is not None:
+                problems[each.key] = problem
+        if len(problems) == len(claims):
+            return problems
+        claims = [each for each in claims if each.key in problems]
 
 
 def _fulfil_wish(each: Claim, pool: Sequence[Network], taken: dict[Address, Key], given: dict[int, Address]) -> Problem | None:

@@ -112,6 +112,13 @@ def test_a_service_that_is_going_keeps_what_it_has_and_gets_nothing_new() -> Non
     assert (given_to(plan, "going"), given_to(plan, "b")) == ((FIRST,), (SECOND,))
 
 
+def test_an_address_that_is_left_goes_to_the_older_one_that_waits_for_it() -> None:
+    chain = [wants("a", wanted=LAST), wants("b", age=1, held=(LAST,), wanted=SECOND), wants("c", age=2, held=(SECOND,), wanted=FIRST)]
+    plan = allocate(chain, POOL)
+    assert [given_to(plan, name) for name in "abc"] == [(LAST,), (SECOND,), (FIRST,)]
+    assert plan.problems == []
+
+
 any_address = st.sampled_from([*(ip_address(f"192.0.2.{n}") for n in range(190, 202)), V6, V6 + 1, ip_address("203.0.113.1")])
 claims = st.lists(
     st.builds(
