@@ -67,7 +67,6 @@ import signal, sys
 from pathlib import Path
 from provisioner import process
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the suite may be deaf to it
 def work():
     process.run_logged(["sh", "-c", "echo $$; exec sleep 60"], log=Path(sys.argv[1]), doing="x", deadline=process.Unlimited())
     return 0
