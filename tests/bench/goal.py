@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -25,3 +26,13 @@ class Goal:
 
 
 SHAPES = {"stream": "stream, Gb/s", "rr": "request/response p50, µs", "crr": "connect-request-close p50, µs"}
+
+
+def shape_name(shape: str) -> str:
+    """A shape without what it is measured in."""
+    return SHAPES[shape].split(",")[0].removesuffix(" p50")
+
+
+def percentiles(row: dict[str, Any]) -> str:
+    """p50 / p99 / max, in ms; "-" where nothing was measured."""
+    return " / ".join(f"{row[key]:.1f}" for key in ("p50_ms", "p99_ms", "max_ms")) if row.get("count") else "-"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tests.bench.goal import SHAPES, Goal
+from tests.bench.goal import SHAPES, Goal, shape_name
 
 POLICY_GOALS = {"stream": 1.02, "rr": 1.03, "crr": 1.05}
 """What 500 policies on every pod may cost, as a ratio."""
@@ -17,12 +17,10 @@ def goals(datapath: dict[str, Any]) -> Iterator[Goal]:
     """Every figure that has a goal."""
     for where, ratios in datapath["ours_to_limit"].items():
         for shape, ratio in ratios.items():
-            name = SHAPES[shape].split(",")[0].removesuffix(" p50")
-            yield Goal(f"pod to pod, {where}: {name}, of the limit", round(ratio * 100, 1), 95, "%", at_most=False)
+            yield Goal(f"pod to pod, {where}: {shape_name(shape)}, of the limit", round(ratio * 100, 1), 95, "%", at_most=False)
     for where, ratios in datapath["policy_to_ours"].items():
         for shape, ratio in ratios.items():
-            name = SHAPES[shape].split(",")[0].removesuffix(" p50")
-            yield Goal(f"pod to pod, {where}: {name}, 500 policies to none", ratio, POLICY_GOALS[shape], "times")
+            yield Goal(f"pod to pod, {where}: {shape_name(shape)}, 500 policies to none", ratio, POLICY_GOALS[shape], "times")
 
 
 def section(datapath: dict[str, Any]) -> Iterator[str]:
@@ -43,7 +41,7 @@ def section(datapath: dict[str, Any]) -> Iterator[str]:
     yield ""
     yield "The ratios, with the bounds between which 95 of 100 such runs would have them:"
     yield ""
-    yield "| ratio | " + " | ".join(each.split(",")[0].removesuffix(" p50") for each in SHAPES.values()) + " |"
+    yield "| ratio | " + " | ".join(map(shape_name, SHAPES)) + " |"
     yield "|---|---|---|---|"
     for name, text in _RATIOS.items():
         for where, ratios in datapath[name].items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tests.bench.goal import Goal
+from tests.bench.goal import Goal, percentiles
 
 P50_MS, P99_MS = 20, 100
 KINDS = {
@@ -14,10 +14,6 @@ KINDS = {
     "label": "a peer's label",
     "peer": "a new peer's address",
 }
-
-
-def _three(row: dict[str, Any]) -> str:
-    return f"{row['p50_ms']} / {row['p99_ms']} / {row['max_ms']}"
 
 
 def goals(found: dict[str, Any]) -> Iterator[Goal]:
@@ -41,7 +37,7 @@ def section(found: dict[str, Any]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for kind, what in KINDS.items():
         if row := found.get(kind):
-            yield f"| {what} | {_three(row)} | {_three(row['answered'])} | {_three(row['request_ms'])} |"
+            yield f"| {what} | {percentiles(row)} | {percentiles(row['answered'])} | {percentiles(row['request_ms'])} |"
     yield ""
     yield "The agents' own share, mean over all their rounds:"
     yield ""

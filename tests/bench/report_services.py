@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tests.bench.goal import SHAPES, Goal
+from tests.bench.goal import SHAPES, Goal, percentiles, shape_name
 
 _NAMES = {"anetd": "anetd", "nftables": "kube-proxy, nftables", "iptables": "kube-proxy, iptables"}
 # Of the direct address: a latency within 1.05 or 1.02 of it is a share of so much, as is a stream's rate.
@@ -23,10 +23,6 @@ def _at(services: dict[str, Any], plane: str, scale: int, *keys: str) -> Any:
     return found
 
 
-def _name(shape: str) -> str:
-    return SHAPES[shape].split(",")[0].removesuffix(" p50")
-
-
 def goals(services: dict[str, Any]) -> Iterator[Goal]:
     """Every figure that has a goal and was measured."""
     scales = services["scales"]
@@ -35,7 +31,7 @@ def goals(services: dict[str, Any]) -> Iterator[Goal]:
         for shape, ratio in ratios.items():
             share = round(_SHARES[shape], 1)
             yield Goal(
-                f"ClusterIP, {scale} Services: {_name(shape)}, of the direct address", round(ratio * 100, 1), share, "%", at_most=False
+                f"ClusterIP, {scale} Services: {shape_name(shape)}, of the direct address", round(ratio * 100, 1), share, "%", at_most=False
             )
     least, most = (_at(services, "anetd", scale, "pod", "clusterip_to_direct", "crr") for scale in (scales[0], scales[-1]))
     if least and most and scales[0] != scales[-1]:
@@ -44,7 +40,7 @@ def goals(services: dict[str, Any]) -> Iterator[Goal]:
     for where in ("local", "remote"):
         ours, theirs = (_at(services, plane, scales[0], "nodeport", "to_node", where) for plane in ("anetd", "nftables"))
         for shape in SHAPES if ours and theirs else ():
-            what = f"NodePort, {where} backend: {_name(shape)}, of the node's own port (goal: kube-proxy, nftables)"
+            what = f"NodePort, {where} backend: {shape_name(shape)}, of the node's own port (goal: kube-proxy, nftables)"
             yield Goal(what, round(ours[shape] * 100, 1), round(theirs[shape] * 100, 1), "%", at_most=False)
     for scale in scales:
         program = _at(services, "anetd", scale, "program")
@@ -121,14 +117,10 @@ def _program_table(services: dict[str, Any]) -> Iterator[str]:
         for scale in services["scales"]:
             found, program = _at(services, plane, scale), _at(services, plane, scale, "program") or {}
             if found:
-                times = [_percentiles(each) for each in (program, program.get("since", {}), program.get("created", {}))]
+                times = [percentiles(each) for each in (program, program.get("since", {}), program.get("created", {}))]
                 synced = f"{found['synced_s']} s" if found.get("synced_s") is not None else "-"
                 resident = f"{found['resident_mib']} MiB" if "resident_mib" in found else "-"
                 yield f"| {name} | {scale} | " + " | ".join([*times, synced, resident]) + " |"
-
-
-def _percentiles(found: dict[str, Any]) -> str:
-    return " / ".join(f"{found[key]:.1f}" for key in ("p50_ms", "p99_ms", "max_ms")) if found.get("count") else "-"
 
 
 def _node_port_table(services: dict[str, Any]) -> Iterator[str]:
