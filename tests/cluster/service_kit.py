@@ -22,7 +22,7 @@ from .kube import Cluster, ask_agent, eventually, run, together, url
 PODS = {"a1", "a2", "b1", "b2"}
 REFUSED, TIMED_OUT = 7, 28  # curl's words; 7 is also that nobody on the link has the address
 
-_DATAGRAM = """
+DATAGRAM = """
 import socket, sys
 address, port, question = sys.argv[1], int(sys.argv[2]), sys.argv[3].encode()
 with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -33,9 +33,13 @@ with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket
             client.send(question)
             print(client.recv(9999).decode())
             break
-        except OSError:
-            continue
+        except OSError as error:
+            if isinstance(error, ConnectionRefusedError) and "refused" in sys.argv[4:]:
+                print("refused")
+                break
 """
+"""Python for a process that asks ADDRESS PORT QUESTION by a connected socket, again for as long as nothing comes; where `refused` follows, the
+error that its packet met is an answer, too."""
 
 on = partial(pytest.mark.parametrize, "cluster", indirect=True)
 everywhere = on(["native-dual", "vxlan-dual"])
@@ -83,7 +87,25 @@ def on_node(cluster: Cluster, node: str, address: str, port: int, path: str = "/
 
 def outside_udp(address: str, port: int, question: str = "hostname") -> str:
     """What the machine hears on a datagram; asked again for as long as nothing comes."""
-    return run(sys.executable, "-c", _DATAGRAM, address, str(port), question, timeout=60).strip()
+    return run(sys.executable, "-c", DATAGRAM, address, str(port), question, timeout=60).strip()
+
+
+@contextmanager
+def resolvers(cluster: Cluster, namespace: str, clients: Sequence[str], address: str) -> Iterator[Callable[[str], str]]:
+    """Pods that ask by datagrams as a resolver does, two a second, with a new socket only when the old one breaks; what one heard last."""
+    questions = "while [ -e /tmp/asking ] && echo hostname; do sleep 0.5; done"
+    script = f"while [ -e /tmp/asking ]; do {questions} | nc -u -q 1 -p 5533 {address} 8081; sleep 0.1; done >/tmp/heard 2>/dev/null"
+    asking = []
+    try:
+        for client in clients:
+            cluster.exec(namespace, client, "sh", "-c", ": > /tmp/heard; : > /tmp/asking")
+            asking.append(cluster.kubectl_process("exec", "-n", namespace, client, "--", "timeout", "120", "sh", "-c", script))
+        yield lambda client: cluster.exec(namespace, client, "tail", "-c", "30", "/tmp/heard").strip()
+    finally:
+        for client in clients:
+            cluster.exec(namespace, client, "rm", "-f", "/tmp/asking")
+        for process in asking:
+            process.wait(130)  # what runs in the pod ends by itself, and has the port until then
 
 
 def free_ports(count: int) -> list[int]:

@@ -30,6 +30,7 @@ from .service_kit import (
     on_node,
     outside,
     outside_udp,
+    resolvers,
     served,
     service,
     settled,
@@ -390,29 +391,15 @@ def test_a_connected_datagram_socket_does_not_hang_on_to_a_backend_that_is_gone(
         cluster.wait_ready(playground, "old", "new")
         with service(cluster, playground, "turns", {"turn": "old"}) as addresses:
             settled(cluster, playground, "turns", 1)
-            # A resolver keeps its socket: one datagram every half second, a new socket only when the old one breaks.
-            script = f"while :; do while echo hostname; do sleep 0.5; done | nc -u -p 5533 {addresses[4]} 8081; done >/tmp/heard 2>&1"
             clients = ("a1", "host-b")
-
-            def heard(client: str) -> str:
-                return cluster.exec(playground, client, "sh", "-c", "tail -c 30 /tmp/heard || true").strip()
-
-            resolvers = []
-            try:
-                for client in clients:
-                    served(lambda client=client: udp_ask(cluster, playground, client, addresses[4], 8081), "old")
-                    cluster.exec(playground, client, "rm", "-f", "/tmp/heard")
-                    words = ("exec", "-n", playground, client, "--", "timeout", "90", "sh", "-c", script)
-                    resolvers.append(cluster.kubectl_process(*words))
+            for client in clients:
+                served(lambda client=client: udp_ask(cluster, playground, client, addresses[4], 8081), "old")
+            with resolvers(cluster, playground, clients, addresses[4]) as heard:
                 for client in clients:
                     eventually(lambda client=client: heard(client).endswith("oldold"), what=f"{client} hears of the old one")
                 cluster.kubectl("patch", "service", "-n", playground, "turns", "-p", '{"spec":{"selector":{"turn":"new"}}}')
                 for client in clients:
                     eventually(lambda client=client: heard(client).endswith("newnew"), what=f"{client} hears of the new one")
-            finally:
-                for resolver in resolvers:
-                    resolver.kill()
-                    resolver.wait()
     finally:
         cluster.kubectl("delete", "pod", "-n", playground, "old", "new", "--wait=false")
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack
 from functools import partial
 
 from .kube import Cluster, container_pid, drops, eventually, run, udp_ask
-from .service_kit import connected, everywhere, fetched, free_address, node_port, on, outside_udp, service, settled
+from .service_kit import DATAGRAM, connected, everywhere, fetched, free_address, free_ports, node_port, on, outside_udp, service, settled
 
 LARGE = "echo " + "x" * 1900
 """Two fragments over every link that there is, there and back; agnhost takes no more than 2 KiB."""
@@ -35,32 +35,13 @@ def test_a_datagram_in_fragments_finds_the_backend_and_so_does_its_answer(cluste
                     assert outside_udp(cluster.node_address(node, family), port, LARGE) == answer
 
 
-# What a connected socket hears: an answer, or the error that its packet met; asked again for as long as nothing comes.
-_HEARD = """
-import socket, sys
-address, port = sys.argv[1], int(sys.argv[2])
-with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as client:
-    client.settimeout(1)
-    client.connect((address, port))
-    for _ in range(20):
-        try:
-            client.send(b"hostname")
-            print(client.recv(99).decode())
-            break
-        except ConnectionRefusedError:
-            print("refused")
-            break
-        except TimeoutError:
-            continue
-"""
-
-
 @everywhere
 def test_an_error_about_a_translated_packet_reaches_whoever_sent_it(cluster: Cluster, playground: str) -> None:
     """A backend's pod has no socket at the port: its ICMP error names the packet as it was translated, and the client knows only the Service.
 
     Processes in a pod's network but outside of its cgroup stand for clients that no socket hook sees.
     """
+    asked = ("hostname", "refused")
     ports = [
         {"name": "closed", "port": 7000, "targetPort": SILENT, "protocol": "UDP"},
         {"name": "open", "port": 8081, "targetPort": 8081, "protocol": "UDP"},
@@ -72,21 +53,22 @@ def test_an_error_about_a_translated_packet_reaches_whoever_sent_it(cluster: Clu
             for family, address in addresses.items():
                 for node, client in zip(cluster.nodes(), ("a2", "b2"), strict=False):
                     inner = container_pid(cluster, node, cluster.pod(playground, client))
-                    from_pod = partial(cluster.in_member, node, "nsenter", "-t", inner, "-n", "python3", "-c", _HEARD, address)
-                    assert from_pod("7000").strip() == "refused"
-                    assert from_pod("8081").strip() == target
+                    from_pod = partial(cluster.in_member, node, "nsenter", "-t", inner, "-n", "python3", "-c", DATAGRAM, address)
+                    assert from_pod("7000", *asked).strip() == "refused"
+                    assert from_pod("8081", *asked).strip() == target
                 for node in cluster.nodes()[:2]:
-                    from_outside = partial(run, sys.executable, "-c", _HEARD, cluster.node_address(node, family))
-                    assert from_outside(str(closed)).strip() == "refused"
-                    assert from_outside(str(open_)).strip() == target
+                    from_outside = partial(run, sys.executable, "-c", DATAGRAM, cluster.node_address(node, family))
+                    assert from_outside(str(closed), *asked).strip() == "refused"
+                    assert from_outside(str(open_), *asked).strip() == target
 
 
-@contextmanager
-def datagrams(address: str, port: int) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(1)
-        client.connect((address, port))
-        yield client
+def heard(client: socket.socket, size: int) -> bytes | int:
+    """The answer to so large a datagram, or the number of the error; 0 for silence."""
+    try:
+        client.send(b"hostname".ljust(size))
+        return client.recv(99)
+    except OSError as error:
+        return error.errno or 0
 
 
 @on(["vxlan-dual"])
@@ -101,30 +83,14 @@ def test_a_packet_from_outside_that_the_tunnel_cannot_carry_is_answered_with_the
             level, option = (socket.IPPROTO_IP, IP_MTU_DISCOVER) if family == 4 else (socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER)
             link = json.loads(run("ip", "-j", "route", "get", near))[0]["dev"]
             mtu = json.loads(run("ip", "-j", "link", "show", link))[0]["mtu"]
-            with datagrams(near, port) as client:
+            with socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as client:
+                client.settimeout(1)
                 client.setsockopt(level, option, ALWAYS)
-
-                def told(client: socket.socket = client, size: int = mtu - headers) -> bool:
-                    with suppress(TimeoutError):
-                        try:
-                            client.send(b"hostname".ljust(size))
-                            client.recv(99)
-                        except OSError as error:
-                            if isinstance(error, TimeoutError):
-                                raise
-                            return "too long" in str(error).lower()
-                    return False
-
+                client.connect((near, port))
+                whole, fits = partial(heard, client, mtu - headers), partial(heard, client, mtu - headers - 50)
                 try:
-                    eventually(told, within=30, what="the path's MTU")
-
-                    def answered(client: socket.socket = client, size: int = mtu - headers - 50) -> bool:
-                        with suppress(TimeoutError):
-                            client.send(b"hostname".ljust(size))
-                            return client.recv(99) == b"b1"
-                        return False
-
-                    eventually(answered, within=30, what="an answer to what fits")
+                    eventually(lambda ask=whole: ask() == errno.EMSGSIZE, what="the path's MTU")
+                    eventually(lambda ask=fits: ask() == b"b1", what="an answer to what fits")
                 finally:
                     run("ip", "-6" if family == 6 else "-4", "route", "flush", "cache")
 
@@ -140,9 +106,7 @@ def test_clients_of_one_port_behind_one_node_are_told_apart(cluster: Cluster, pl
         port = node_port(cluster, playground, "far")
         run("ip", "address", "replace", f"{extra}/32", "dev", bridge["dev"])
         stack.callback(partial(run, "ip", "address", "del", f"{extra}/32", "dev", bridge["dev"]))
-        with closing(socket.socket()) as free:
-            free.bind((extra, 0))
-            number = free.getsockname()[1]
+        (number,) = free_ports(1)
         talks = [
             stack.enter_context(connected(cluster.node_address(first), port, (source, number))) for source in (bridge["prefsrc"], extra)
         ]

@@ -18,15 +18,23 @@ MANUAL = {"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4"], "ports": [{"n
 CROWD = ip_network("198.18.96.0/22")
 
 
-def put_slice(cluster: Cluster, namespace: str, name: str, of: str, addresses: Sequence[str], port: int = 8080) -> None:
-    """A slice of the user's own, new or in the place of the one of that name."""
+def put_slice(
+    cluster: Cluster,
+    namespace: str,
+    name: str,
+    of: str,
+    addresses: Sequence[str],
+    port: int = 8080,
+    ports: Sequence[dict[str, Any]] | None = None,
+) -> None:
+    """A slice of the user's own, new or in the place of the one of that name. `ports` instead of the one that a Service here asks for."""
     cluster.apply(
         {
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
             "metadata": {"name": name, "namespace": namespace, "labels": {"kubernetes.io/service-name": of}},
             "addressType": "IPv4",
-            "ports": [{"name": "http", "port": port, "protocol": "TCP"}],
+            "ports": [{"name": "http", "port": port, "protocol": "TCP"}] if ports is None else ports,
             "endpoints": [{"addresses": [address]} for address in addresses],
         }
     )
