@@ -69,6 +69,7 @@ _SWITCH_SECONDS = 0.001
 # Objects between two garbage collections until the start is over: what comes in then stays, and to look through it again and again took
 # a fifth of a start with ten thousand Services.
 _STARTING_THRESHOLD = 200_000
+_SERVING_THRESHOLDS = gc.get_threshold()
 
 _NOT_HEADLESS = "!service.kubernetes.io/headless"
 NODES: Resource[Node] = Resource("/api/v1/nodes", records.node)
@@ -132,7 +133,6 @@ class Agent:
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._routes_due = True
-        self._gc_threshold = gc.get_threshold()
         self.nodes = Watcher("nodes", NODES, access, self._wake.set)
         self.services = Watcher("services", SERVICES, access, self._wake.set)
         self.slices = Watcher("endpointslices", SLICES, access, self._wake.set)
@@ -170,7 +170,6 @@ class Agent:
         sys.setswitchinterval(_SWITCH_SECONDS)
         gc.set_threshold(_STARTING_THRESHOLD)
         with contextlib.ExitStack() as stack:
-            stack.callback(gc.set_threshold, *self._gc_threshold)
             stack.callback(self.edges.stop)
             for watcher in self.watchers:
                 watcher.start()
@@ -353,7 +352,7 @@ class Agent:
         # What lives now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(*self._gc_threshold)
+        gc.set_threshold(*_SERVING_THRESHOLDS)
         self.startup_seconds = round(_since_exec(), 3)
         log.info("ready", extra={"seconds": self.startup_seconds, "pods": len(serving.pods.records())})
 
